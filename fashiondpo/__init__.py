@@ -1,0 +1,1 @@
+"""FashionDPO: complete outfits with generated garments, and teach the generator what people like."""

@@ -1,0 +1,58 @@
+"""Structured logs, progress and timing. Nothing is configured on import; the CLI and the services do that."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal
+
+import structlog
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+"""Called with steps done, steps in total and the newest figures; whoever shows progress implements it."""
+
+
+def no_progress(_done: int, _total: int, _figures: Mapping[str, float]) -> None:
+    """Show nothing."""
+
+
+def log() -> structlog.stdlib.BoundLogger:
+    """The logger; lines carry whatever ids `log_context` has bound."""
+    logger: structlog.stdlib.BoundLogger = structlog.get_logger()
+    return logger
+
+
+def configure_logging(*, level: str = "INFO", form: Literal["text", "json"] = "text") -> None:
+    """Send log lines to stderr, as text for people or as JSON for collectors."""
+    renderer = structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+@contextmanager
+def log_context(**ids: str | int) -> Iterator[None]:
+    """Every log line inside carries these ids (request_id, round_id, …)."""
+    with structlog.contextvars.bound_contextvars(**ids):
+        yield
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Add the wall-clock seconds spent inside to `seconds[name]`."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
