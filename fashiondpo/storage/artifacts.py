@@ -1,0 +1,220 @@
+"""Artifacts: bytes (images, trajectories, weights) under the digest of their content."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+from pydantic import TypeAdapter, ValidationError
+
+from fashiondpo.contracts import ArtifactRef, content_digest, content_ref
+from fashiondpo.errors import CorruptArtifact, InvalidInput, NotFound, Unavailable
+from fashiondpo.storage.records import replace_file
+
+_REF: TypeAdapter[str] = TypeAdapter(ArtifactRef)
+
+
+class ArtifactStore(Protocol):
+    """Immutable bytes, found by what they are. Several writers may put the same content at once."""
+
+    def put(self, content: bytes, suffix: str) -> ArtifactRef:
+        """Keep the content; once, however often it is put.
+
+        Args:
+            content: any bytes.
+            suffix: what they are: "png", "safetensors", "json" or "html"; without the dot.
+
+        Returns:
+            The reference under which `get` finds them, a function of content and suffix alone.
+
+        Raises:
+            InvalidInput: for another suffix.
+            Unavailable: if the place does not answer.
+        """
+
+    def get(self, ref: ArtifactRef) -> bytes:
+        """The content, checked against its digest.
+
+        Raises:
+            InvalidInput: if this is no artifact reference.
+            NotFound: if nothing is stored under it.
+            CorruptArtifact: if what is stored is no longer what was put.
+            Unavailable: if the place does not answer.
+        """
+
+    def has(self, ref: ArtifactRef) -> bool:
+        """Whether something is stored under the reference; raises InvalidInput, Unavailable."""
+
+    def refs(self) -> Iterator[ArtifactRef]:
+        """Every reference, sorted; what others put or delete meanwhile may or may not appear."""
+
+    def delete(self, ref: ArtifactRef) -> None:
+        """Forget the content; nothing happens if there is none. Raises InvalidInput, Unavailable."""
+
+
+class _Artifacts(ABC):
+    """The meaning of an artifact store; subclasses say where the bytes are."""
+
+    def put(self, content: bytes, suffix: str) -> ArtifactRef:
+        ref = checked_ref(content_ref(content, suffix))
+        # The size is compared so that an artifact that a failing disk cut short is written again.
+        if self._size(ref) != len(content):
+            self._write(ref, content)
+        return ref
+
+    def get(self, ref: ArtifactRef) -> bytes:
+        content = self._read(checked_ref(ref))
+        if content is None:
+            raise NotFound(f"artifact {ref} is not in {self}")
+        if content_digest(content) != ref.partition(".")[0]:
+            raise CorruptArtifact(f"artifact {ref} in {self} is damaged: its {len(content)} bytes have another digest")
+        return content
+
+    def has(self, ref: ArtifactRef) -> bool:
+        return self._size(checked_ref(ref)) is not None
+
+    def refs(self) -> Iterator[ArtifactRef]:
+        return iter(sorted(self._names()))
+
+    def delete(self, ref: ArtifactRef) -> None:
+        self._remove(checked_ref(ref))
+
+    @abstractmethod
+    def _size(self, ref: str) -> int | None: ...
+
+    @abstractmethod
+    def _read(self, ref: str) -> bytes | None: ...
+
+    @abstractmethod
+    def _write(self, ref: str, content: bytes) -> None: ...
+
+    @abstractmethod
+    def _names(self) -> list[str]: ...
+
+    @abstractmethod
+    def _remove(self, ref: str) -> None: ...
+
+
+class MemoryArtifacts(_Artifacts):
+    """Artifacts of this process; gone with it."""
+
+    def __init__(self) -> None:
+        self._contents: dict[str, bytes] = {}
+
+    def __str__(self) -> str:
+        return "memory"
+
+    def _size(self, ref: str) -> int | None:
+        content = self._contents.get(ref)
+        return None if content is None else len(content)
+
+    def _read(self, ref: str) -> bytes | None:
+        return self._contents.get(ref)
+
+    def _write(self, ref: str, content: bytes) -> None:
+        self._contents[ref] = bytes(content)
+
+    def _names(self) -> list[str]:
+        return list(self._contents)
+
+    def _remove(self, ref: str) -> None:
+        self._contents.pop(ref, None)
+
+
+class FolderArtifacts(_Artifacts):
+    """Artifacts as files `<root>/<first two digits of the digest>/<ref>` of any fsspec file system.
+
+    A file is written under a temporary name and then moved, so that its own name never shows a part of it. What a
+    killed writer leaves behind is a file named `.*.tmp` that nobody reads.
+    """
+
+    def __init__(self, url_or_path: str | Path) -> None:
+        """Takes a folder's path or an fsspec URL, such as s3://bucket/prefix or memory://name; opens nothing yet.
+
+        Raises:
+            InvalidInput: if no file system is installed for the URL.
+        """
+        self._url = str(url_or_path)
+        try:
+            # Other processes write too: a cached listing would hide what they put.
+            self._fs, root = url_to_fs(self._url, use_listings_cache=False)
+        except (ValueError, ImportError) as error:
+            raise InvalidInput(f"artifacts cannot be kept at {self._url!r}: {error}") from error
+        self._root = str(root).rstrip("/")
+
+    def __str__(self) -> str:
+        return self._url
+
+    def _size(self, ref: str) -> int | None:
+        with self._answering():
+            try:
+                return int(self._fs.info(self._file(ref))["size"])
+            except FileNotFoundError:
+                return None
+
+    def _read(self, ref: str) -> bytes | None:
+        with self._answering():
+            try:
+                return bytes(self._fs.cat_file(self._file(ref)))
+            except FileNotFoundError:
+                return None
+
+    def _write(self, ref: str, content: bytes) -> None:
+        path = self._file(ref)
+        with self._answering():
+            if isinstance(self._fs, LocalFileSystem):
+                replace_file(Path(path), content)
+                return
+            folder = path.rpartition("/")[0]
+            temporary = f"{folder}/.{uuid4().hex}.tmp"
+            self._fs.makedirs(folder, exist_ok=True)
+            self._fs.pipe_file(temporary, content)
+            self._fs.mv(temporary, path)
+
+    def _names(self) -> list[str]:
+        with self._answering():
+            files = [str(file) for file in self._fs.find(self._root or "/")]
+        names = ((file, file.rpartition("/")[2]) for file in files)
+        return [name for file, name in names if _is_ref(name) and file == self._file(name)]
+
+    def _remove(self, ref: str) -> None:
+        with self._answering(), suppress(FileNotFoundError):
+            self._fs.rm_file(self._file(ref))
+
+    def _file(self, ref: str) -> str:
+        return f"{self._root}/{ref[:2]}/{ref}"
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise Unavailable(f"the artifact store {self._url} does not answer: {error}") from error
+
+
+def checked_ref(ref: str) -> ArtifactRef:
+    """The reference itself.
+
+    Raises:
+        InvalidInput: if it is none, for instance a path.
+    """
+    try:
+        return _REF.validate_python(ref, strict=True)
+    except ValidationError as error:
+        raise InvalidInput(
+            f"{ref!r} is no artifact reference: 64 hexadecimal digits and .png, .safetensors, .json or .html"
+        ) from error
+
+
+def _is_ref(name: str) -> bool:
+    try:
+        _REF.validate_python(name, strict=True)
+    except ValidationError:
+        return False
+    return True

@@ -1,0 +1,224 @@
+"""Feedback: the records of rounds, what was generated in them, how it was scored, and the pairs made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from threading import Lock
+from typing import Literal, Protocol
+
+from pydantic import Field
+
+from fashiondpo.contracts import CandidateSet, Frozen, Name, PreferencePair, RoundRecord, Score, ScoredSet
+from fashiondpo.errors import Conflict, InvalidInput, NotFound
+from fashiondpo.storage.records import FolderRecords, Kind, MemoryRecords, Records, checked_name
+
+
+class FeedbackStore(Protocol):
+    """What people's taste is learnt from. A record is accepted once the call that puts it has returned.
+
+    Every method raises InvalidInput for an id that cannot be a name, and for figures that are not finite.
+    """
+
+    def put_round(self, record: RoundRecord) -> None:
+        """Keep the round's record; it replaces the one before. Tuples in its settings come back as lists."""
+
+    def round(self, round_id: str) -> RoundRecord:
+        """The round's newest record; raises NotFound."""
+
+    def round_ids(self) -> tuple[str, ...]:
+        """Every round that has a record, sorted."""
+
+    def put_set(self, round_id: str, candidate_set: CandidateSet) -> None:
+        """Keep a candidate set as the round's next; nothing happens if it is there already.
+
+        The round's own record may come later.
+
+        Raises:
+            Conflict: if its id was used for another set, or in another round.
+        """
+
+    def set(self, set_id: str) -> CandidateSet:
+        """The candidate set; raises NotFound."""
+
+    def set_ids(self, round_id: str) -> tuple[str, ...]:
+        """The round's candidate sets in the order in which they were put; none for an unknown round."""
+
+    def put_scores(self, set_id: str, scores: Iterable[Score]) -> None:
+        """Add what judges said of a set's candidates, all of it or nothing; see `merged_scores`.
+
+        Raises:
+            NotFound: if there is no such set.
+            InvalidInput: if a score is for a candidate that the set does not have.
+        """
+
+    def scored(self, set_id: str) -> ScoredSet:
+        """The set with its scores, in the order of `merged_scores`; raises NotFound."""
+
+    def scored_sets(self, round_id: str) -> Iterator[ScoredSet]:
+        """The round's sets with their scores, in the order of `set_ids`."""
+
+    def put_pairs(self, round_id: str, pairs: Iterable[PreferencePair]) -> None:
+        """Keep the round's preference pairs; they replace the ones before as a whole."""
+
+    def pairs(self, round_id: str) -> tuple[PreferencePair, ...]:
+        """The round's preference pairs; raises NotFound if none were ever put."""
+
+
+def merged_scores(candidate_set: CandidateSet, old: Iterable[Score], new: Iterable[Score]) -> tuple[Score, ...]:
+    """The scores of a set after new ones came in: one per candidate and criterion.
+
+    The newest wins, but a failure never replaces a value: a judge that fails when asked again has not unsaid anything.
+
+    Args:
+        candidate_set: whose candidates they are.
+        old: what was kept so far.
+        new: what came in, oldest first.
+
+    Returns:
+        Scores by candidate, then by criterion; the order in which judges answered leaves no trace.
+
+    Raises:
+        InvalidInput: if a score is for a candidate that the set does not have.
+    """
+    places = {candidate.candidate_id: place for place, candidate in enumerate(candidate_set.candidates)}
+    kept: dict[tuple[int, str], Score] = {}
+    for score in (*old, *new):
+        if score.candidate_id not in places:
+            raise InvalidInput(
+                f"set {candidate_set.set_id!r} has no candidate {score.candidate_id!r}; it has {', '.join(places)}"
+            )
+        key = places[score.candidate_id], score.criterion
+        if score.value is not None or key not in kept or kept[key].value is None:
+            kept[key] = score
+    return tuple(kept[key] for key in sorted(kept))
+
+
+class _StoredSet(Frozen):
+    """A candidate set and its place: the position-th of its round, counted from 1."""
+
+    schema_version: Literal[1] = 1
+    round_id: Name
+    position: int = Field(ge=1)
+    candidate_set: CandidateSet
+
+
+class _StoredScores(Frozen):
+    schema_version: Literal[1] = 1
+    set_id: Name
+    scores: tuple[Score, ...]
+
+
+class _StoredPairs(Frozen):
+    schema_version: Literal[1] = 1
+    round_id: Name
+    pairs: tuple[PreferencePair, ...]
+
+
+_ROUNDS = Kind("rounds", RoundRecord, lambda record: record.round_id)
+_SETS = Kind("sets", _StoredSet, lambda stored: stored.candidate_set.set_id)
+_SCORES = Kind("scores", _StoredScores, lambda stored: stored.set_id)
+_PAIRS = Kind("pairs", _StoredPairs, lambda stored: stored.round_id)
+
+
+class _RecordFeedback:
+    """The meaning of a feedback store, over records wherever they are."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        # Round and position of sets that were read before. Sets never change or move, so this cannot become stale.
+        self._places: dict[str, tuple[str, int]] = {}
+        self._places_lock = Lock()
+
+    def put_round(self, record: RoundRecord) -> None:
+        self._records.write(_ROUNDS, record)
+
+    def round(self, round_id: str) -> RoundRecord:
+        record = self._records.read(_ROUNDS, round_id)
+        if record is None:
+            raise NotFound(f"there is no round {round_id!r}")
+        return record
+
+    def round_ids(self) -> tuple[str, ...]:
+        return tuple(self._records.names(_ROUNDS))
+
+    def put_set(self, round_id: str, candidate_set: CandidateSet) -> None:
+        set_id = checked_name(candidate_set.set_id)
+        with self._records.exclusive():
+            stored = self._records.read(_SETS, set_id)
+            if stored is None:
+                position = 1 + max(self._positions(round_id).values(), default=0)
+                placed = _StoredSet(round_id=round_id, position=position, candidate_set=candidate_set)
+                self._records.write(_SETS, placed)
+            elif stored.round_id != round_id:
+                raise Conflict(f"candidate set {set_id!r} belongs to round {stored.round_id!r}, not to {round_id!r}")
+            elif stored.candidate_set != candidate_set:
+                raise Conflict(f"candidate set {set_id!r} is already there with other content; use another set_id")
+
+    def set(self, set_id: str) -> CandidateSet:
+        return self._stored_set(set_id).candidate_set
+
+    def set_ids(self, round_id: str) -> tuple[str, ...]:
+        positions = self._positions(round_id)
+        return tuple(sorted(positions, key=positions.__getitem__))
+
+    def put_scores(self, set_id: str, scores: Iterable[Score]) -> None:
+        candidate_set = self.set(set_id)
+        new = tuple(scores)
+        with self._records.exclusive():
+            merged = merged_scores(candidate_set, self._scores(set_id), new)
+            self._records.write(_SCORES, _StoredScores(set_id=set_id, scores=merged))
+
+    def scored(self, set_id: str) -> ScoredSet:
+        return ScoredSet(candidate_set=self.set(set_id), scores=self._scores(set_id))
+
+    def scored_sets(self, round_id: str) -> Iterator[ScoredSet]:
+        return map(self.scored, self.set_ids(round_id))
+
+    def put_pairs(self, round_id: str, pairs: Iterable[PreferencePair]) -> None:
+        self._records.write(_PAIRS, _StoredPairs(round_id=checked_name(round_id), pairs=tuple(pairs)))
+
+    def pairs(self, round_id: str) -> tuple[PreferencePair, ...]:
+        stored = self._records.read(_PAIRS, round_id)
+        if stored is None:
+            raise NotFound(f"no preference pairs were made for round {round_id!r}")
+        return stored.pairs
+
+    def _stored_set(self, set_id: str) -> _StoredSet:
+        stored = self._records.read(_SETS, set_id)
+        if stored is None:
+            raise NotFound(f"there is no candidate set {set_id!r}")
+        return stored
+
+    def _scores(self, set_id: str) -> tuple[Score, ...]:
+        stored = self._records.read(_SCORES, set_id)
+        return () if stored is None else stored.scores
+
+    def _positions(self, round_id: str) -> dict[str, int]:
+        """Positions of the round's sets, by set id; reads only the sets that were not read before."""
+        checked_name(round_id)
+        with self._places_lock:
+            names = self._records.names(_SETS)
+            for set_id in names:
+                if set_id not in self._places:
+                    stored = self._stored_set(set_id)
+                    self._places[set_id] = stored.round_id, stored.position
+            return {set_id: self._places[set_id][1] for set_id in names if self._places[set_id][0] == round_id}
+
+
+class MemoryFeedback(_RecordFeedback):
+    """Feedback of this process; gone with it."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryRecords())
+
+
+class FolderFeedback(_RecordFeedback):
+    """Feedback in a folder, one JSON file per record; other processes may use the same folder at the same time.
+
+    A file that is cut short, foreign, or of an unknown schema version is a DataFileError that names it.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Takes the folder's path; the folder is made when something is first written."""
+        super().__init__(FolderRecords(path))
