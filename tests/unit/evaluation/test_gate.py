@@ -1,0 +1,104 @@
+"""The gate: good adapters pass, bad ones do not, and both are told why."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from fashiondpo.contracts import GateVerdict
+from fashiondpo.evaluation.comparison import Change, Comparison, Figure
+from fashiondpo.evaluation.gate import GateSettings, decide
+
+
+def figures(low=0.6, diversity_ratio=1.0, outfits=60):
+    """A comparison in which nothing but the gate's own figures matters."""
+    diversity = Figure(
+        delta=diversity_ratio - 1, ci=(0.0, 0.0), before=1.0, after=diversity_ratio, sigma=0.1, outfits=outfits
+    )
+    return Comparison(
+        combined=Change(delta=0.1, ci=(0.05, 0.15)),
+        win_rate=min(1.0, low + 0.1),
+        win_rate_ci=(low, min(1.0, low + 0.2)),
+        judges={},
+        held_out={},
+        best_of_k=Change(delta=1.0, ci=(0.9, 1.1)),
+        diversity=diversity,
+        diversity_ratio=diversity_ratio,
+        outfits=outfits,
+        candidates=7,
+        weights={},
+    )
+
+
+class TestGoodAdapter:
+    def test_is_promoted(self, comparison):
+        verdict = decide(comparison(0.5))
+        assert verdict.is_promoted
+        assert verdict.win_rate.low > 0.5
+
+    def test_is_told_the_figures_in_words(self, comparison):
+        assert decide(comparison(2.0, noise=0.0)).reasons == (
+            "It wins on 100.0% of the outfits; the lower confidence bound, 100.0%, is above 50.0%.",
+            "Its candidates differ from each other 100.0% as much as before, at least the 90.0% asked for.",
+            "It was compared on 60 held-out outfits, at least the 30 asked for.",
+        )
+
+    def test_keeps_the_figures_that_decided(self, comparison):
+        made = comparison(0.5)
+        verdict = decide(made)
+        assert verdict.combined_delta.mean == made.combined.delta
+        assert (verdict.diversity_ratio, verdict.outfits) == (made.diversity_ratio, 60)
+        assert GateVerdict.model_validate_json(verdict.model_dump_json()) == verdict
+
+
+class TestBadAdapter:
+    @pytest.mark.parametrize("gain", [-0.5, 0.0], ids=["worse", "no better"])
+    def test_is_refused_for_its_win_rate(self, comparison, gain):
+        verdict = decide(comparison(gain, noise=0.05))
+        assert not verdict.is_promoted
+        assert "not above 50.0%" in verdict.reasons[0]
+
+    def test_that_changes_nothing_is_refused(self, comparison):
+        assert not decide(comparison(0.0, noise=0.0)).is_promoted
+
+    def test_whose_candidates_all_look_alike_is_refused_however_well_it_scores(self, comparison):
+        verdict = decide(comparison(2.0, diversity=0.5))
+        assert not verdict.is_promoted
+        assert verdict.reasons[0].startswith("Its candidates differ from each other 50.0% as much as before, less than")
+
+    def test_shown_on_too_few_outfits_is_refused_however_well_it_scores(self, comparison):
+        verdict = decide(comparison(2.0, outfits=12))
+        assert not verdict.is_promoted
+        assert verdict.reasons[0] == "It was compared on 12 held-out outfits, fewer than the 30 asked for."
+
+    def test_is_told_everything_that_failed_before_what_did_not(self):
+        reasons = decide(figures(low=0.4, diversity_ratio=0.5, outfits=60)).reasons
+        assert ["not above" in reasons[0], "less than" in reasons[1], "at least" in reasons[2]] == [True] * 3
+
+
+class TestThresholds:
+    def test_must_be_exceeded_by_the_win_rate_and_reached_by_the_others(self):
+        assert not decide(figures(low=0.5)).is_promoted
+        assert decide(figures(low=0.501, diversity_ratio=0.9, outfits=30)).is_promoted
+
+    @given(low=st.floats(0, 1), ratio=st.floats(0, 2), outfits=st.integers(1, 100))
+    def test_promote_exactly_what_meets_all_three(self, low, ratio, outfits):
+        verdict = decide(figures(low, ratio, outfits))
+        assert verdict.is_promoted == (low > 0.5 and ratio >= 0.9 and outfits >= 30)
+        assert len(verdict.reasons) == 3
+
+    @given(low=st.floats(0, 0.9), better=st.floats(0, 0.1), ratio=st.floats(0, 2), more=st.floats(0, 1))
+    def test_never_refuse_an_adapter_for_being_better(self, low, better, ratio, more):
+        if decide(figures(low, ratio)).is_promoted:
+            assert decide(figures(low + better, ratio + more)).is_promoted
+
+    @given(asked=st.floats(0, 0.99), stricter=st.floats(0, 0.99), low=st.floats(0, 1))
+    def test_only_let_fewer_through_when_raised(self, asked, stricter, low):
+        asked, stricter = sorted((asked, stricter))
+        if decide(figures(low), GateSettings(min_win_rate_low=stricter)).is_promoted:
+            assert decide(figures(low), GateSettings(min_win_rate_low=asked)).is_promoted
+
+    @pytest.mark.parametrize("wrong", [{"min_win_rate_low": 1.0}, {"min_diversity_ratio": -1}, {"min_outfits": 0}])
+    def test_that_make_no_sense_are_refused(self, wrong):
+        with pytest.raises(ValidationError):
+            GateSettings(**wrong)
