@@ -1,0 +1,284 @@
+"""Image features of a frozen CLIP model (arXiv:2103.00020), which compatibility and personalization share.
+
+A mini model is a folder: `open_clip_config.json`, `model.safetensors`, `tokenizer/`. Published models go by their name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor
+
+from fashiondpo.errors import InvalidBundle, InvalidInput, UnknownItem
+from fashiondpo.judges.pixels import square_batch
+from fashiondpo.judges.weights import WEIGHTS_FILE, save_weights, weights_digest
+from fashiondpo.outfits.model import Catalogue, Image
+from fashiondpo.telemetry import Progress, no_progress
+
+CONFIG_FILE, TOKENIZER_FOLDER = "open_clip_config.json", "tokenizer"
+_FINGERPRINT_ITEMS = 8
+
+Tokenize = Callable[[Sequence[str]], Tensor]
+
+
+@runtime_checkable
+class ImageFeatures(Protocol):
+    """Turns pictures into vectors."""
+
+    @property
+    def feature_id(self) -> str:
+        """Name and hash of the weights: equal ids mean equal features."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+
+    def images(self, images: Sequence[Image]) -> Tensor:
+        """Features of pictures: shape (n, dim), unit length, float32 on the CPU."""
+
+
+class OpenClipFeatures:
+    """Features of an open_clip model."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        name: str,
+        config: Mapping[str, Any],
+        tokenizer: Any | None = None,
+        source: Path | str | None = None,
+        device: torch.device | str = "cpu",
+        batch_size: int = 256,
+    ) -> None:
+        """Take over a model.
+
+        Args:
+            model: an open_clip CLIP; put into eval mode on `device`.
+            name: for the feature id.
+            config: its open_clip model configuration.
+            tokenizer: a transformers CLIPTokenizer; without one the source has it.
+            source: where it was loaded from: a folder, or the open_clip name of a published model.
+            device: where it computes; results come back to the CPU.
+            batch_size: pictures or texts per forward.
+        """
+        self._model = model.to(device).eval().requires_grad_(False)
+        self._name, self._config, self._device, self._batch_size = name, config, torch.device(device), batch_size
+        self._tokenizer, self._source = tokenizer, source
+        preprocess = model.visual.preprocess_cfg
+        self._size_px = int(np.max(preprocess["size"]))
+        self._mean = torch.tensor(preprocess["mean"], device=device).view(3, 1, 1)
+        self._std = torch.tensor(preprocess["std"], device=device).view(3, 1, 1)
+        self._feature_id = f"{name.replace('/', '-')}-{weights_digest(model.state_dict())[:16]}"
+
+    @classmethod
+    def load(
+        cls, folder_or_name: Path | str, device: torch.device | str = "cpu", *, pretrained: str | None = None
+    ) -> Self:
+        """Load a saved folder, or a published model by its open_clip name ("ViT-B-32", with its `pretrained` tag).
+
+        Raises:
+            InvalidBundle: if the folder lacks a part, or the name or tag is unknown to open_clip.
+        """
+        folder = Path(folder_or_name)
+        is_folder = folder.is_dir()
+        source = f"local-dir:{folder}" if is_folder else str(folder_or_name)
+        try:
+            model = open_clip.create_model(source, pretrained=pretrained, device=device, require_pretrained=True)
+            config = open_clip.get_model_config(source)
+            name = _saved_name(folder) if is_folder else f"{folder_or_name}-{pretrained}"
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise InvalidBundle(
+                f"{folder_or_name} is neither a folder of CLIP weights nor a published open_clip model: {error}"
+            ) from error
+        return cls(model, name=name, config=config, source=folder if is_folder else source, device=device)
+
+    @property
+    def feature_id(self) -> str:
+        """Name and hash of the weights."""
+        return self._feature_id
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self._config["embed_dim"])
+
+    @torch.inference_mode()
+    def images(self, images: Sequence[Image]) -> Tensor:
+        """Features of pictures of any size: shape (n, dim), unit length, float32 on the CPU."""
+        batches = [
+            self._model.encode_image(self._pixels(images[start : start + self._batch_size]))
+            for start in range(0, len(images), self._batch_size)
+        ]
+        return self._unit(batches)
+
+    @torch.inference_mode()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Features of captions: shape (n, dim), unit length, float32 on the CPU."""
+        batches = [
+            self._model.encode_text(self._tokens(texts[start : start + self._batch_size]).to(self._device))
+            for start in range(0, len(texts), self._batch_size)
+        ]
+        return self._unit(batches)
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `load` reads; the feature id stays the same.
+
+        Raises:
+            InvalidInput: for a published model: it is loaded by its name.
+        """
+        if isinstance(self._source, str):
+            raise InvalidInput(f"{self._name} is a published model: load it by its name instead of saving it")
+        save_weights(folder / WEIGHTS_FILE, self._model.state_dict())
+        preprocess = {"mean": self._mean.flatten().tolist(), "std": self._std.flatten().tolist()}
+        written = {"name": self._name, "model_cfg": self._config, "preprocess_cfg": preprocess}
+        (folder / CONFIG_FILE).write_text(json.dumps(written, indent=2) + "\n")
+        self._transformers_tokenizer().save_pretrained(folder / TOKENIZER_FOLDER)
+
+    def _pixels(self, images: Sequence[Image]) -> Tensor:
+        return (square_batch(images, self._size_px, self._device) - self._mean) / self._std
+
+    def _unit(self, batches: list[Tensor]) -> Tensor:
+        if not batches:
+            return torch.empty(0, self.dim)
+        return F.normalize(torch.cat(batches).float(), dim=-1).cpu()
+
+    def _tokens(self, texts: Sequence[str]) -> Tensor:
+        if isinstance(self._source, str):
+            tokens: Tensor = open_clip.get_tokenizer(self._source)(list(texts))
+            return tokens
+        return tokenize(self._transformers_tokenizer(), texts, int(self._config["text_cfg"]["context_length"]))
+
+    def _transformers_tokenizer(self) -> Any:
+        if self._tokenizer is None:
+            from transformers import CLIPTokenizer  # judges that see images alone do without it
+
+            if not isinstance(self._source, Path):
+                raise InvalidInput(f"{self._name} was made without a tokenizer: it takes no texts")
+            path = self._source / TOKENIZER_FOLDER
+            try:
+                self._tokenizer = CLIPTokenizer.from_pretrained(str(path))
+            except (OSError, ValueError, TypeError) as error:
+                raise InvalidBundle(f"{path} is not a readable tokenizer: {error}") from error
+        return self._tokenizer
+
+
+def _saved_name(folder: Path) -> str:
+    return str(json.loads((folder / CONFIG_FILE).read_text()).get("name", folder.name))
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str], context_length: int) -> Tensor:
+    """Token ids of captions by a transformers tokenizer, padded and cut: shape (n, context_length)."""
+    encoded = tokenizer(
+        list(texts), padding="max_length", truncation=True, max_length=context_length, return_tensors="pt"
+    )
+    ids: Tensor = encoded.input_ids
+    return ids
+
+
+class CatalogueFeatures:
+    """Features of a catalogue's items, each computed once.
+
+    Items are computed when they are first asked for, or all at once by `compute_all`, which also keeps them in a file
+    if there is a cache folder. Two threads that ask at once may compute the same item twice, with the same result.
+    """
+
+    def __init__(
+        self, features: ImageFeatures, catalogue: Catalogue, *, cache: Path | None = None, batch_size: int = 512
+    ) -> None:
+        """`cache`: a folder for the computed features, one .npy file per feature id and catalogue."""
+        self.features, self.catalogue = features, catalogue
+        self._cache, self._batch_size = cache, batch_size
+        self._row_of = {item_id: row for row, item_id in enumerate(catalogue.item_ids())}
+        self._is_known = np.zeros(len(self._row_of), dtype=bool)
+        self._vectors: np.ndarray[Any, np.dtype[np.float32]] | None = None
+        if cache is not None and (path := self.cache_path()).exists():
+            self._vectors = self._read(path)
+
+    def of(self, item_ids: Sequence[int], progress: Progress = no_progress) -> Tensor:
+        """Features of items, in the order asked for: shape (n, dim); progress counts those still to be computed.
+
+        Raises:
+            UnknownItem, MissingImages: if the catalogue lacks an item or its picture.
+        """
+        rows = self._rows(item_ids)
+        self._compute(rows, progress)
+        assert self._vectors is not None
+        return torch.from_numpy(np.array(self._vectors[rows]))
+
+    def compute_all(self, progress: Progress = no_progress) -> None:
+        """Compute what is not known yet, and write the cache if there is one; progress counts items."""
+        missing = np.flatnonzero(~self._is_known)
+        self._compute(missing, progress)
+        if self._cache is not None and len(missing) and self._vectors is not None:
+            path = self.cache_path()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial.npy")
+            np.save(partial, self._vectors)
+            partial.replace(path)
+
+    def cache_path(self) -> Path:
+        """The file of these features of this catalogue; its name also covers a few of the pictures.
+
+        Raises:
+            InvalidInput: if there is no cache folder.
+        """
+        if self._cache is None:
+            raise InvalidInput("these catalogue features were made without a cache folder")
+        item_ids = self.catalogue.item_ids()
+        digest = hashlib.sha256(f"{self.features.feature_id}/{self.catalogue.name}/{len(item_ids)}".encode())
+        for position in np.linspace(0, len(item_ids) - 1, min(_FINGERPRINT_ITEMS, len(item_ids))).astype(int):
+            digest.update(f"{item_ids[position]}".encode() + self.catalogue.image(item_ids[position]).tobytes())
+        return self._cache / f"{digest.hexdigest()[:32]}.npy"
+
+    def _read(self, path: Path) -> np.ndarray[Any, np.dtype[np.float32]] | None:
+        try:
+            vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError):  # damaged: it is computed and written again
+            return None
+        if vectors.shape != (len(self._row_of), self.features.dim) or vectors.dtype != np.float32:
+            return None
+        self._is_known[:] = True
+        return vectors  # type: ignore[no-any-return]
+
+    def _rows(self, item_ids: Sequence[int]) -> np.ndarray[Any, np.dtype[np.intp]]:
+        try:
+            return np.array([self._row_of[item_id] for item_id in item_ids], dtype=np.intp)
+        except KeyError as error:
+            raise UnknownItem(int(error.args[0]), self.catalogue.name) from None
+
+    def _compute(self, rows: np.ndarray[Any, np.dtype[np.intp]], progress: Progress) -> None:
+        if self._vectors is None:
+            self._vectors = np.zeros((len(self._row_of), self.features.dim), dtype=np.float32)
+        missing = np.unique(rows[~self._is_known[rows]])
+        item_ids = self.catalogue.item_ids()
+        for start in range(0, len(missing), self._batch_size):
+            batch = missing[start : start + self._batch_size]
+            images = [self.catalogue.image(item_ids[row]) for row in batch]
+            self._vectors[batch] = self.features.images(images).numpy()
+            self._is_known[batch] = True
+            progress(min(start + self._batch_size, len(missing)), len(missing), {})
+
+
+def catalogue_features(features: ImageFeatures, catalogue: Catalogue | CatalogueFeatures) -> CatalogueFeatures:
+    """The catalogue's features: as given, if they already are, so that several judges can share them.
+
+    Raises:
+        InvalidInput: if they were made by another model.
+    """
+    if not isinstance(catalogue, CatalogueFeatures):
+        return CatalogueFeatures(features, catalogue)
+    if catalogue.features.feature_id != features.feature_id:
+        raise InvalidInput(
+            f"the catalogue's features are {catalogue.features.feature_id}, the judge's {features.feature_id}"
+        )
+    return catalogue

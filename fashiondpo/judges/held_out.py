@@ -1,0 +1,134 @@
+"""The held-out judge of the mini world: never trained against, so it shows whether what was learned is real.
+
+It shares nothing with the judges that label: its own network names the garment, a rule on pixels names the colour, and
+the harmony rule and the user's palette are those from which the mini world was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from fashiondpo.errors import InvalidBundle
+from fashiondpo.judges.base import JudgeInput, check_input
+from fashiondpo.judges.pixels import square_batch
+from fashiondpo.judges.weights import load_into, read_config, save_module
+from fashiondpo.outfits.colour import is_harmonious, measured_colour
+from fashiondpo.outfits.mini import MiniCatalogue
+from fashiondpo.outfits.model import Image
+
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class HeldOutConfig:
+    """Shape of the network: channels of its first layer, categories it tells apart, side of the pictures in pixels."""
+
+    width: int = 32
+    categories: int = 10
+    image_size_px: int = 32
+
+
+class HeldOutNet(nn.Module):
+    """Names a garment's category: three convolutions with max pooling, group norm and ReLU, then two layers."""
+
+    def __init__(self, config: HeldOutConfig) -> None:
+        """Fresh weights."""
+        super().__init__()
+        self.config = config
+        layers: list[nn.Module] = []
+        channels = 3
+        for wider in (1, 2, 2):
+            out = wider * config.width
+            layers += [nn.Conv2d(channels, out, 3, padding=1), nn.GroupNorm(8, out), nn.ReLU(), nn.MaxPool2d(2)]
+            channels = out
+        side = config.image_size_px // 8
+        self.body = nn.Sequential(*layers, nn.Flatten())
+        self.head = nn.Sequential(
+            nn.Linear(channels * side * side, 96), nn.ReLU(), nn.Dropout(0.2), nn.Linear(96, config.categories)
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels (n, 3, side, side) in -1…1 to logits (n, categories)."""
+        logits: Tensor = self.head(self.body(pixels))
+        return logits
+
+
+class HeldOutJudge:
+    """Facts about a candidate, each 0 or 1: right category, colour harmony, the user's palette, the true colour."""
+
+    def __init__(self, network: HeldOutNet, catalogue: MiniCatalogue, device: torch.device | str = "cpu") -> None:
+        """Take over a trained network; the catalogue knows the true colours and palettes."""
+        self._network = network.to(device).eval().requires_grad_(False)
+        self._catalogue, self._device = catalogue, device
+
+    @classmethod
+    def load(cls, folder: Path, catalogue: MiniCatalogue, device: torch.device | str = "cpu") -> Self:
+        """Load what `save` wrote; raises InvalidBundle if a part is missing or of another shape."""
+        config = read_config(folder)
+        try:
+            network = HeldOutNet(HeldOutConfig(**config))  # type: ignore[arg-type]
+        except (TypeError, RuntimeError, ValueError) as error:
+            raise InvalidBundle(f"{folder} does not describe a held-out judge: {error}") from error
+        load_into(network, folder)
+        return cls(network, catalogue, device)
+
+    def save(self, folder: Path) -> None:
+        """Write config.json and model.safetensors."""
+        save_module(folder, self._network, asdict(self._network.config))
+
+    def measure(
+        self, inputs: Sequence[JudgeInput], true_item_ids: Sequence[int | None] | None = None
+    ) -> list[dict[str, float]]:
+        """Facts about each candidate, in order; a garment that cannot be made out counts 0 everywhere.
+
+        Args:
+            inputs: the candidates.
+            true_item_ids: the item that was in each one's slot, where it is known; adds `colour_match`.
+
+        Returns:
+            Per candidate `category_accuracy`, `harmony` (left out if no other item is given), `palette` and, with a
+            true item, `colour_match`.
+
+        Raises:
+            InvalidInput: if an input is no picture, or its slot or user does not exist.
+            UnknownItem: if the catalogue lacks an item of an outfit.
+            ValueError: if there is not one true item per input.
+        """
+        for judge_input in inputs:
+            check_input(judge_input)
+        true_ids = true_item_ids if true_item_ids is not None else [None] * len(inputs)
+        categories = self.categories([judge_input.image for judge_input in inputs])
+        return [
+            self._facts(judge_input, category, true_id)
+            for judge_input, category, true_id in zip(inputs, categories, true_ids, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def categories(self, images: Sequence[Image]) -> list[int]:
+        """The category of each picture, by the network alone."""
+        named: list[int] = []
+        for start in range(0, len(images), _BATCH):
+            batch = images[start : start + _BATCH]
+            pixels = square_batch(batch, self._network.config.image_size_px, self._device) * 2 - 1
+            named += self._network(pixels).argmax(1).tolist()
+        return named
+
+    def _facts(self, judge_input: JudgeInput, category: int, true_item_id: int | None) -> dict[str, float]:
+        outfit, slot = judge_input.outfit, judge_input.slot
+        colour = measured_colour(judge_input.image)
+        others = [self._catalogue.colour(item_id) for item_id in outfit.without(slot).given_item_ids]
+        palette = self._catalogue.palette(outfit.user_id)
+        is_readable = colour is not None
+        facts = {"category_accuracy": float(is_readable and category == outfit.category_ids[slot])}
+        if others:
+            facts["harmony"] = float(colour is not None and is_harmonious(colour, others))
+        facts["palette"] = float(colour in palette)
+        if true_item_id is not None:
+            facts["colour_match"] = float(colour == self._catalogue.colour(true_item_id))
+        return facts
