@@ -9,6 +9,7 @@ shared between train, valid and test.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -115,7 +116,8 @@ class MiniCatalogue:
 
     def image(self, item_id: int) -> Image:
         """Its picture, shape (32, 32, 3); raises UnknownItem."""
-        return self.images([item_id])[0]
+        image: Image = self.images([item_id])[0]
+        return image
 
     def images(self, item_ids: Sequence[int]) -> NDArray[np.uint8]:
         """Pictures of many items at once, shape (n, 32, 32, 3); raises UnknownItem."""
@@ -313,7 +315,8 @@ def save_mini(world: World, folder: Path) -> None:
     tiles[: len(world.silhouettes)] = world.silhouettes
     atlas = tiles.reshape(rows, _ATLAS_COLUMNS, SIDE, SIDE).swapaxes(1, 2).reshape(rows * SIDE, -1)
     Pillow.fromarray(atlas).save(folder / _ATLAS_FILE, optimize=True)
-    metadata = {"splits": ",".join(world.splits), "silhouettes": str(len(world.silhouettes))}
+    # one entry, because safetensors writes several in an order that changes from run to run
+    metadata = {"world": json.dumps({"splits": world.splits, "silhouettes": len(world.silhouettes)})}
     save_file({name: getattr(world, name) for name in _ARRAYS}, folder / _WORLD_FILE, metadata=metadata)
 
 
@@ -332,11 +335,12 @@ def load_world(folder: Path) -> World:
             metadata = opened.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise DataFileError(path, f"not a readable mini world: {error}") from error
-    if missing := [name for name in _ARRAYS if name not in arrays] + [k for k in ("splits",) if k not in metadata]:
+    if missing := [name for name in _ARRAYS if name not in arrays] + [k for k in ("world",) if k not in metadata]:
         raise DataFileError(path, f"not a mini world: {', '.join(missing)} missing")
+    described = json.loads(metadata["world"])
     return World(
-        silhouettes=_read_atlas(folder / _ATLAS_FILE, int(metadata["silhouettes"])),
-        splits=tuple(metadata["splits"].split(",")),
+        silhouettes=_read_atlas(folder / _ATLAS_FILE, int(described["silhouettes"])),
+        splits=tuple(described["splits"]),
         **{name: arrays[name] for name in _ARRAYS},
     )
 
