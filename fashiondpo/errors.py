@@ -13,6 +13,7 @@
     ├── Conflict                       409   the same name was used for different content
     │   └── PolicyMismatch             409   a trajectory was made by another policy than the one to train
     ├── CorruptArtifact                500   stored bytes no longer match their digest
+    ├── TrainingDiverged               500   a gradient is no longer finite; the last checkpoint is kept
     ├── Cancelled                      499   somebody asked for the work to stop
     └── Unavailable                    503   something this depends on does not answer; try again later
         └── UnscoredCandidates         503   a judge still owes scores; names the candidate sets that wait for them
@@ -144,6 +145,12 @@ class CorruptArtifact(FashionDPOError):
     """Stored bytes no longer match the digest under which they were stored."""
 
     code = "corrupt_artifact"
+
+
+class TrainingDiverged(FashionDPOError):
+    """A gradient is no longer finite; the last checkpoint is kept."""
+
+    code = "training_diverged"
 
 
 class Cancelled(FashionDPOError):
