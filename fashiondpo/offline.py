@@ -1,0 +1,373 @@
+"""In-process forms of the pipeline's parts: everything a round needs, on one machine, without a network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fashiondpo.contracts import (
+    AdapterRef,
+    Candidate,
+    CandidateRequest,
+    CandidateSet,
+    GateVerdict,
+    JudgeInfo,
+    PreferencePair,
+    SamplerSettings,
+    Score,
+    TrainedAdapter,
+    candidate_seed,
+)
+from fashiondpo.diffusion.conditions import ConditionEncoder
+from fashiondpo.diffusion.lora import AdapterWeights, load_adapter, remove_adapter
+from fashiondpo.diffusion.model import DiFashion
+from fashiondpo.diffusion.sampling import ROWS_PER_FORWARD, SlotTask, sample_trajectories
+from fashiondpo.diffusion.trajectory import Trajectory
+from fashiondpo.errors import InvalidInput, PolicyMismatch, Unavailable
+from fashiondpo.evaluation.comparison import Comparison, Measured, compare
+from fashiondpo.evaluation.gate import GateSettings, decide
+from fashiondpo.judges.base import Judge, JudgeInput
+from fashiondpo.outfits.images import decode_image, encode_png
+from fashiondpo.outfits.model import Blank, Catalogue, Category, History
+from fashiondpo.storage.adapters import AdapterRegistry
+from fashiondpo.storage.artifacts import ArtifactStore
+from fashiondpo.telemetry import Progress, no_progress
+from fashiondpo.training.config import TrainSettings
+from fashiondpo.training.trainer import PreferenceSet, PreferenceTrainer
+
+
+def blank_requests(
+    blanks: Sequence[Blank],
+    *,
+    prefix: str,
+    candidates: int,
+    seed: int,
+    round_index: int = 0,
+    sampler: SamplerSettings | None = None,
+) -> list[CandidateRequest]:
+    """A request per task, with a seed of its own for every candidate.
+
+    Args:
+        blanks: tasks.
+        prefix: start of every set's name; different runs need different ones.
+        candidates: K.
+        seed, round_index: decide the noise together with outfit and slot.
+        sampler: None for the bundle's own.
+    """
+    return [
+        CandidateRequest(
+            set_id=set_id,
+            outfit=blank.outfit,
+            slot=blank.slot,
+            seeds=tuple(
+                candidate_seed(seed, round_index, blank.outfit.outfit_id, blank.slot, k) for k in range(candidates)
+            ),
+            sampler=sampler,
+        )
+        for blank, set_id in zip(blanks, _set_ids(blanks, prefix), strict=True)
+    ]
+
+
+def _set_ids(blanks: Sequence[Blank], prefix: str) -> Iterator[str]:
+    """A name per task. Several users may own one outfit, and published files hold some rows twice."""
+    seen: Counter[str] = Counter()
+    for blank in blanks:
+        name = f"{prefix}-{blank.outfit.user_id}-{blank.outfit.outfit_id}-{blank.slot}"
+        seen[name] += 1
+        yield name if seen[name] == 1 else f"{name}-{seen[name]}"
+
+
+class LocalGenerator:
+    """Paints with a bundle in this process. One adapter, or none, is active at a time."""
+
+    def __init__(
+        self,
+        bundle: DiFashion,
+        catalogue: Catalogue,
+        history: History,
+        artifacts: ArtifactStore,
+        *,
+        categories: dict[int, Category] | None = None,
+        rows_per_forward: int = ROWS_PER_FORWARD,
+        is_recorded: bool = True,
+        progress: Progress = no_progress,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Compose.
+
+        Args:
+            bundle: its UNet carries no adapter yet.
+            catalogue: given items and histories are looked up here.
+            history: what is known of the users.
+            artifacts: where pictures and trajectories go.
+            categories: the bundle's own unless given.
+            rows_per_forward: candidates denoised together.
+            is_recorded: keep trajectories; without them candidates cannot be trained on.
+            progress: told about denoising steps of the batch in work.
+            should_stop: asked before every step.
+        """
+        self.bundle, self.history, self.artifacts = bundle, history, artifacts
+        self.encoder = ConditionEncoder(bundle, catalogue, categories or bundle.categories)
+        self.rows_per_forward, self.is_recorded = rows_per_forward, is_recorded
+        self.progress, self.should_stop = progress, should_stop
+        self.adapter = AdapterRef()
+        self.weights: AdapterWeights | None = None
+
+    def activate(self, ref: AdapterRef, weights: AdapterWeights | None) -> None:
+        """Paint with these weights from now on; with none, as the base model.
+
+        Raises:
+            InvalidInput: if reference and weights do not go together.
+            InvalidAdapter: if the weights do not fit the bundle.
+        """
+        if (ref.version == 0) != (weights is None):
+            raise InvalidInput(
+                f"adapter version {ref.version} and {'no ' if weights is None else ''}weights were given"
+            )
+        remove_adapter(self.bundle.unet)
+        self.adapter, self.weights = AdapterRef(), None
+        if weights is not None:
+            load_adapter(self.bundle.unet, weights, self.bundle.digest)
+            self.bundle.unet.requires_grad_(False)
+            self.adapter, self.weights = ref, weights
+
+    def generate(self, requests: Sequence[CandidateRequest]) -> Iterator[CandidateSet]:
+        """One set per request, in order; requests with the same settings are painted together."""
+        start = 0
+        while start < len(requests):
+            settings = requests[start].sampler or self.bundle.sampler
+            count = len(requests[start].seeds)
+            end = start
+            while (
+                end < len(requests)
+                and (requests[end].sampler or self.bundle.sampler) == settings
+                and len(requests[end].seeds) == count
+                and (end == start or (end - start + 1) * count <= self.rows_per_forward)
+            ):
+                end += 1
+            yield from self._paint(requests[start:end], settings)
+            start = end
+
+    def _paint(self, requests: Sequence[CandidateRequest], settings: SamplerSettings) -> Iterator[CandidateSet]:
+        # whoever shares the bundle, such as the trainer, may have put another adapter on it meanwhile
+        self.activate(self.adapter, self.weights)
+        tasks = [
+            SlotTask(self.encoder.encode(request.outfit, request.slot, self.history, settings), request.seeds)
+            for request in requests
+        ]
+        trajectories = sample_trajectories(
+            self.bundle,
+            tasks,
+            settings,
+            adapter=self.adapter,
+            rows_per_forward=self.rows_per_forward,
+            progress=self.progress,
+            should_stop=self.should_stop,
+        )
+        for request, trajectory in zip(requests, trajectories, strict=True):
+            yield self._store(request, trajectory)
+
+    def _store(self, request: CandidateRequest, trajectory: Trajectory) -> CandidateSet:
+        images = self.bundle.decode_latents(trajectory.final_latents)
+        return CandidateSet(
+            set_id=request.set_id,
+            outfit=request.outfit,
+            slot=request.slot,
+            candidates=tuple(
+                Candidate(
+                    candidate_id=f"{request.set_id}-{k}",
+                    index=k,
+                    seed=seed,
+                    image=self.artifacts.put(encode_png(image), "png"),
+                )
+                for k, (seed, image) in enumerate(zip(request.seeds, images, strict=True))
+            ),
+            sampler=trajectory.settings,
+            base_digest=self.bundle.digest,
+            adapter=self.adapter,
+            trajectory=self.artifacts.put(trajectory.to_bytes(), "safetensors") if self.is_recorded else None,
+        )
+
+
+@dataclass(frozen=True)
+class LocalJudge:
+    """A judge in this process over stored candidates."""
+
+    judge: Judge
+    artifacts: ArtifactStore
+
+    @property
+    def info(self) -> JudgeInfo:
+        """Criterion, version and range."""
+        return self.judge.info
+
+    def score(self, candidate_sets: Sequence[CandidateSet]) -> list[Score]:
+        """One score per candidate of every set, in order."""
+        return list(self.judge.score(judge_inputs(candidate_sets, self.artifacts)))
+
+
+def judge_inputs(candidate_sets: Sequence[CandidateSet], artifacts: ArtifactStore) -> list[JudgeInput]:
+    """What a judge looks at, for every candidate of every set, in order."""
+    return [
+        JudgeInput(c.candidate_id, s.outfit, s.slot, decode_image(artifacts.get(c.image), name=c.candidate_id))
+        for s in candidate_sets
+        for c in s.candidates
+    ]
+
+
+@dataclass(frozen=True)
+class LocalTrainer:
+    """Trains in this process, with checkpoints under `folder / round_id`."""
+
+    bundle: DiFashion
+    artifacts: ArtifactStore
+    adapters: AdapterRegistry
+    settings: TrainSettings
+    folder: Path
+    progress: Progress = no_progress
+    should_stop: Callable[[], bool] = lambda: False
+
+    def train(
+        self, round_id: str, sets: Sequence[CandidateSet], pairs: Sequence[PreferencePair], parent: AdapterRef
+    ) -> TrainedAdapter:
+        """Train to the end, from the last checkpoint if there is one; afterwards the bundle carries no adapter.
+
+        Raises:
+            InvalidInput: if a set was not recorded.
+            PolicyMismatch: if a candidate was made by another policy than the parent.
+            Cancelled: if should_stop said so.
+        """
+        if strangers := [s.set_id for s in sets if s.adapter != parent]:
+            raise PolicyMismatch(
+                f"{len(strangers)} sets were made with another adapter than version {parent.version}: {strangers[:3]}"
+            )
+        of_set: dict[str, list[tuple[int, int]]] = {}
+        for pair in pairs:
+            of_set.setdefault(pair.set_id, []).append((pair.chosen, pair.rejected))
+        training_sets = [PreferenceSet(s.set_id, tuple(of_set.get(s.set_id, ())), self._reader(s)) for s in sets]
+        remove_adapter(self.bundle.unet)
+        trainer = PreferenceTrainer(
+            self.bundle,
+            training_sets,
+            self.settings,
+            self.folder / round_id,
+            parent=load_weights(self.adapters, parent),
+            parent_ref=parent,
+        )
+        try:
+            weights = trainer.run(progress=self.progress, should_stop=self.should_stop)
+        finally:
+            trainer.close()
+        if weights is None:
+            raise InvalidInput("training ended before all updates were done")
+        content = weights.to_bytes()
+        return TrainedAdapter(
+            weights=self.artifacts.put(content, "safetensors"),
+            base_digest=self.bundle.digest,
+            rank=weights.rank,
+            targets=weights.targets,
+            figures={"pairs": len(pairs), "outfits": len(of_set), "updates": trainer.updates_done}
+            | {k: v for k, v in self.settings.model_dump().items() if isinstance(v, int | float | str | bool)},
+        )
+
+    def _reader(self, candidate_set: CandidateSet) -> Callable[[], Trajectory]:
+        ref = candidate_set.trajectory
+        if ref is None:
+            raise InvalidInput(f"{candidate_set.set_id} was generated without recording its trajectory")
+        return lambda: Trajectory.from_bytes(self.artifacts.get(ref))
+
+
+def load_weights(adapters: AdapterRegistry, ref: AdapterRef) -> AdapterWeights | None:
+    """Weights of a registered version; None for version 0."""
+    return None if ref.version == 0 else AdapterWeights.from_bytes(adapters.weights(ref.version))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a policy achieved on held-out outfits: the figures and the candidates behind them."""
+
+    measured: Measured
+    candidate_sets: tuple[CandidateSet, ...]
+
+
+HeldOutMetrics = Callable[[Sequence[CandidateSet], Sequence[Blank]], dict[str, np.ndarray]]
+"""Metrics that made no label: name to values per outfit, (outfits,)."""
+
+
+@dataclass(frozen=True)
+class LocalEvaluator:
+    """Completes held-out outfits with a policy and lets every judge and metric look at them."""
+
+    generator: LocalGenerator
+    judges: Sequence[LocalJudge]
+    blanks: Sequence[Blank]
+    requests: Sequence[CandidateRequest]
+    diversity: Callable[[Sequence[CandidateSet]], np.ndarray]
+    held_out: HeldOutMetrics | None = None
+    progress: Progress = no_progress
+
+    def with_progress(self, progress: Progress) -> LocalEvaluator:
+        """The same, telling somebody else how far it is."""
+        return replace(self, progress=progress)
+
+    def measure(self, ref: AdapterRef, weights: AdapterWeights | None) -> Measurement:
+        """Paint the held-out outfits with this policy and measure them; the generator's own adapter comes back.
+
+        Raises:
+            InvalidInput: if there is nothing to paint.
+            Unavailable: if a judge failed in a way that a later attempt may mend.
+        """
+        if not self.requests:
+            raise InvalidInput("there are no held-out outfits to measure")
+        found = self.generator.adapter, self.generator.weights
+        self.generator.activate(ref, weights)
+        try:
+            sets = []
+            for candidate_set in self.generator.generate(self.requests):
+                sets.append(candidate_set)
+                self.progress(len(sets), len(self.requests), {})
+        finally:
+            self.generator.activate(*found)
+        shape = (len(sets), len(sets[0].candidates))
+        scores = []
+        for judge in self.judges:
+            given = judge.score(sets)
+            if owed := [score for score in given if score.value is None and not score.is_final]:
+                raise Unavailable(f"{len(owed)} held-out scores are missing, the first because of: {owed[0].reason}")
+            values = [np.nan if score.value is None else score.value for score in given]
+            scores.append(np.array(values, dtype=np.float64).reshape(shape))
+        measured = Measured(
+            criteria=tuple(judge.info.criterion for judge in self.judges),
+            scores=np.stack(scores, axis=-1),
+            diversity=self.diversity(sets),
+            held_out=self.held_out(sets, self.blanks) if self.held_out is not None else {},
+        )
+        return Measurement(measured, tuple(sets))
+
+
+@dataclass(frozen=True)
+class LocalGate:
+    """Compares the trained adapter with its parent on held-out outfits, same outfits and seeds."""
+
+    evaluator: LocalEvaluator
+    adapters: AdapterRegistry
+    artifacts: ArtifactStore
+    weights: dict[str, float]
+    settings: GateSettings
+
+    def compare(self, parent: AdapterRef, trained: TrainedAdapter) -> tuple[Comparison, Measurement, Measurement]:
+        """Figures of the change, and what they were measured on."""
+        content = self.artifacts.get(trained.weights)
+        before = self.evaluator.measure(parent, load_weights(self.adapters, parent))
+        unpublished = AdapterRef(version=parent.version + 1, digest=trained.weights.split(".")[0])
+        after = self.evaluator.measure(unpublished, AdapterWeights.from_bytes(content))
+        return compare(before.measured, after.measured, self.weights), before, after
+
+    def decide(self, parent: AdapterRef, trained: TrainedAdapter) -> GateVerdict:
+        """The verdict, with its figures."""
+        comparison, _, _ = self.compare(parent, trained)
+        return decide(comparison, self.settings)

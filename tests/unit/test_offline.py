@@ -1,0 +1,540 @@
+"""The pipeline's parts in one process, with a tiny bundle that really paints and really learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fashiondpo.contracts import (
+    AdapterRef,
+    CandidateRequest,
+    CandidateSet,
+    JudgeInfo,
+    PreferencePair,
+    RoundRecord,
+    TrainedAdapter,
+    content_digest,
+)
+from fashiondpo.diffusion.lora import AdapterWeights
+from fashiondpo.diffusion.model import DiFashion, load_bundle
+from fashiondpo.diffusion.sampling import Visit, replay_log_probs
+from fashiondpo.diffusion.trajectory import Trajectory
+from fashiondpo.errors import Cancelled, Conflict, InvalidAdapter, InvalidInput, PolicyMismatch, Unavailable
+from fashiondpo.evaluation.gate import GateSettings
+from fashiondpo.judges.base import Scored, Unscored, to_scores
+from fashiondpo.offline import (
+    LocalEvaluator,
+    LocalGate,
+    LocalGenerator,
+    LocalJudge,
+    LocalTrainer,
+    blank_requests,
+    judge_inputs,
+    load_weights,
+)
+from fashiondpo.outfits.images import decode_image
+from fashiondpo.pipeline import RoundParts, open_round, run_round
+from fashiondpo.preferences import PreferenceSettings
+from fashiondpo.storage.adapters import FolderAdapters, MemoryAdapters
+from fashiondpo.storage.artifacts import FolderArtifacts, MemoryArtifacts
+from fashiondpo.storage.feedback import FolderFeedback
+from fashiondpo.training.config import TrainSettings
+from fashiondpo.training.trainer import read_metrics
+from tests.tiny_models import TINY_SAMPLER, build_tiny_bundle, random_adapter, saved_tiny_bundle
+from tests.tiny_rounds import HISTORY, Squares, blanks, same_weights
+
+CANDIDATES = 4
+LEARN = TrainSettings(learning_rate=1e-2, passes=4, steps_per_outfit=None, outfits_per_update=4, beta=1.0)
+QUALITY_ALONE = PreferenceSettings(weights={"quality": 1.0})
+
+
+class Brightness:
+    """A judge that likes bright pictures."""
+
+    @property
+    def info(self) -> JudgeInfo:
+        return JudgeInfo(criterion="quality", version="brightness-1", low=0, high=255)
+
+    def score(self, inputs):
+        return to_scores(inputs, self.info, [Scored(float(i.image.mean())) for i in inputs])
+
+
+def spread(sets: list[CandidateSet], artifacts) -> np.ndarray:
+    """How much the pictures of each set differ, (outfits,)."""
+    pictures = [[decode_image(artifacts.get(c.image)) for c in found.candidates] for found in sets]
+    return np.asarray(pictures, float).std(axis=1).mean(axis=(1, 2, 3))
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Everything of one shop, in one folder."""
+
+    bundle: DiFashion
+    folder: Path
+
+    @property
+    def artifacts(self) -> FolderArtifacts:
+        return FolderArtifacts(self.folder / "artifacts")
+
+    @property
+    def feedback(self) -> FolderFeedback:
+        return FolderFeedback(self.folder / "feedback")
+
+    @property
+    def adapters(self) -> FolderAdapters:
+        return FolderAdapters(self.folder / "adapters")
+
+    def generator(self, **options) -> LocalGenerator:
+        return LocalGenerator(self.bundle, Squares(), HISTORY, self.artifacts, **options)
+
+    def gate(self, outfits: int = 16, **settings) -> LocalGate:
+        held_out = blanks(outfits, first=100)
+        evaluator = LocalEvaluator(
+            self.generator(is_recorded=False),
+            [LocalJudge(Brightness(), self.artifacts)],
+            held_out,
+            blank_requests(held_out, prefix="held-out", candidates=CANDIDATES, seed=1),
+            lambda sets: spread(sets, self.artifacts),
+        )
+        asked = GateSettings(**{"min_outfits": 10, "min_diversity_ratio": 0.5, **settings})
+        return LocalGate(evaluator, self.adapters, self.artifacts, {"quality": 1.0}, asked)
+
+    def trainer(self, settings: TrainSettings = LEARN, **options) -> LocalTrainer:
+        return LocalTrainer(self.bundle, self.artifacts, self.adapters, settings, self.folder / "runs", **options)
+
+    def parts(self, **changes) -> RoundParts:
+        parts = RoundParts(
+            generator=self.generator(),
+            judges=[LocalJudge(Brightness(), self.artifacts)],
+            trainer=self.trainer(),
+            gate=self.gate(),
+            artifacts=self.artifacts,
+            feedback=self.feedback,
+            adapters=self.adapters,
+            preferences=QUALITY_ALONE,
+        )
+        return replace(parts, **changes)
+
+
+def assert_same_look(found, expected, artifacts) -> None:
+    """The same pictures but for rounding: other batches add up in another order, which may move a pixel by one level."""
+    for one, other in zip(found, expected, strict=True):
+        assert [c.seed for c in one.candidates] == [c.seed for c in other.candidates]
+        for a, b in zip(one.candidates, other.candidates, strict=True):
+            pictures = [decode_image(artifacts.get(c.image)).astype(int) for c in (a, b)]
+            assert np.abs(pictures[0] - pictures[1]).max() <= 1
+
+
+def requests(count: int = 12, *, prefix: str = "r1", round_index: int = 0) -> list[CandidateRequest]:
+    return blank_requests(blanks(count), prefix=prefix, candidates=CANDIDATES, seed=0, round_index=round_index)
+
+
+def output(bundle: DiFashion) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    inputs, prompt = torch.randn(1, 8, 8, 8, generator=generator), torch.randn(1, 24, 16, generator=generator)
+    with torch.no_grad():
+        return bundle.unet(inputs, torch.tensor([500]), prompt).sample
+
+
+@pytest.fixture(scope="module")
+def bundle_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    saved_tiny_bundle(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def open_shop(bundle_folder, tmp_path_factory) -> Callable[[], Shop]:
+    """Another shop with the same bundle."""
+    return lambda: Shop(load_bundle(bundle_folder), tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="module")
+def trained_shop(open_shop) -> Shop:
+    """A shop after its first round."""
+    shop = open_shop()
+    run_round(open_round(shop.feedback, RoundRecord(round_id="r1", seed=0)), requests(), shop.parts())
+    return shop
+
+
+@pytest.fixture
+def generator() -> LocalGenerator:
+    return LocalGenerator(build_tiny_bundle(), Squares(), HISTORY, MemoryArtifacts())
+
+
+@pytest.fixture
+def adapter(generator) -> tuple[AdapterRef, AdapterWeights]:
+    weights = random_adapter(generator.bundle)
+    return AdapterRef(version=3, digest=content_digest(weights.to_bytes())), weights
+
+
+class TestWholeRound:
+    def test_teaches_the_generator_what_its_judge_likes(self, trained_shop):
+        record = trained_shop.feedback.round("r1")
+        assert record.stage == "done"
+        assert record.verdict.is_promoted, record.verdict.reasons
+        assert record.verdict.combined_delta.low > 0
+        assert record.verdict.outfits == 16
+        assert trained_shop.adapters.alias("champion") == 1
+
+    def test_publishes_weights_that_load(self, trained_shop):
+        record, manifest = trained_shop.feedback.round("r1"), trained_shop.adapters.manifest(1)
+        weights = load_weights(trained_shop.adapters, record.published)
+        assert (weights.rank, weights.targets, weights.base_digest) == (
+            manifest.rank,
+            manifest.targets,
+            trained_shop.bundle.digest,
+        )
+        assert manifest.training["outfits"] == 12
+        assert manifest.training["updates"] == 12
+        assert manifest.training["objective"] == "d3po"
+        assert manifest.training["pairs"] == len(trained_shop.feedback.pairs("r1"))
+
+    def asked_again(self, shop: Shop) -> list[CandidateRequest]:
+        """Requests for the round's candidates, from nothing but what is recorded of them."""
+        return [
+            CandidateRequest(
+                set_id=found.set_id,
+                outfit=found.outfit,
+                slot=found.slot,
+                seeds=tuple(candidate.seed for candidate in found.candidates),
+                sampler=found.sampler,
+            )
+            for found in map(shop.feedback.set, shop.feedback.set_ids("r1"))
+        ]
+
+    def test_keeps_candidates_with_what_reproduces_them_byte_for_byte(self, trained_shop):
+        generator, asked = trained_shop.generator(), self.asked_again(trained_shop)
+        per_call = trained_shop.parts().sets_per_call
+        found = [*generator.generate(asked[:per_call]), *generator.generate(asked[per_call:])]
+        assert found == [trained_shop.feedback.set(request.set_id) for request in asked]
+
+    def test_keeps_candidates_that_look_the_same_when_painted_alone(self, trained_shop):
+        request = self.asked_again(trained_shop)[10]
+        found = list(trained_shop.generator().generate([request]))
+        assert_same_look(found, [trained_shop.feedback.set(request.set_id)], trained_shop.artifacts)
+
+    def test_records_densities_that_a_replay_finds_again(self, trained_shop):
+        found = trained_shop.feedback.set("r1-0-0-0")
+        trajectory = Trajectory.from_bytes(trained_shop.artifacts.get(found.trajectory))
+        assert trajectory.seeds == tuple(candidate.seed for candidate in found.candidates)
+        with torch.no_grad():
+            visits = [Visit(trajectory, step) for step in range(trajectory.num_steps)]
+            now = replay_log_probs(trained_shop.bundle.unet, trained_shop.bundle.schedule, visits)
+        torch.testing.assert_close(torch.stack(now, dim=1), trajectory.log_probs, rtol=0, atol=1e-5)
+
+    def test_leaves_the_base_model_as_it_was(self, trained_shop, bundle_folder):
+        assert torch.equal(output(trained_shop.bundle), output(load_bundle(bundle_folder)))
+
+    def test_goes_on_where_its_training_was_stopped(self, open_shop):
+        shop, rows = open_shop(), []
+        record = open_round(shop.feedback, RoundRecord(round_id="r1", seed=0))
+        settings = LEARN.model_copy(update={"passes": 2})
+        stopping = shop.trainer(
+            settings, progress=lambda done, total, _: rows.append(done), should_stop=lambda: len(rows) == 1
+        )
+        with pytest.raises(Cancelled, match="training was stopped after 1 of 2 updates"):
+            run_round(record, requests(4), shop.parts(trainer=stopping, gate=shop.gate(2)))
+        assert shop.feedback.round("r1").stage == "train"
+        done = run_round(
+            shop.feedback.round("r1"), requests(4), shop.parts(trainer=shop.trainer(settings), gate=shop.gate(2))
+        )
+        assert done.stage == "done"
+        assert shop.adapters.versions() == (1,)
+        assert [row["step"] for row in read_metrics(shop.folder / "runs" / "r1")] == [1, 2]
+
+    def test_the_next_one_starts_from_the_champion(self, trained_shop):
+        champion = trained_shop.adapters.manifest(1).ref
+        one_pass = LEARN.model_copy(update={"passes": 1})
+        parts = trained_shop.parts(trainer=trained_shop.trainer(one_pass), gate=trained_shop.gate(2))
+        record = open_round(trained_shop.feedback, RoundRecord(round_id="r2", seed=0, adapter=champion))
+        with pytest.raises(PolicyMismatch, match="made with adapter version 0, the round starts from version 1"):
+            run_round(record, requests(4, prefix="r2", round_index=1), parts)
+        parts.generator.activate(champion, load_weights(trained_shop.adapters, champion))
+        done = run_round(record, requests(4, prefix="r2", round_index=1), parts)
+        assert trained_shop.adapters.manifest(2).parent == champion
+        assert {trained_shop.feedback.set(set_id).adapter.version for set_id in done.set_ids} == {1}
+        first = read_metrics(trained_shop.folder / "runs" / "r2")[0]
+        assert first["kl"] == pytest.approx(0, abs=1e-8), "the reference is the parent"
+
+
+class TestGate:
+    def bad(self, shop: Shop) -> TrainedAdapter:
+        """Trained on the same candidates to do the opposite of what was liked."""
+        record = shop.feedback.round("r1")
+        sets = [shop.feedback.set(set_id) for set_id in record.set_ids]
+        inverted = [
+            PreferencePair(set_id=p.set_id, chosen=p.rejected, rejected=p.chosen, margin=p.margin)
+            for p in shop.feedback.pairs("r1")
+        ]
+        return shop.trainer().train("inverted", sets, inverted, AdapterRef())
+
+    def test_refuses_an_adapter_that_learnt_the_opposite(self, trained_shop):
+        verdict = trained_shop.gate().decide(AdapterRef(), self.bad(trained_shop))
+        assert not verdict.is_promoted
+        assert verdict.combined_delta.mean < 0
+        assert "lower confidence bound" in verdict.reasons[0]
+
+    def test_refuses_weights_made_of_noise(self, trained_shop):
+        weights = random_adapter(trained_shop.bundle, scale=30.0)
+        trained = TrainedAdapter(
+            weights=trained_shop.artifacts.put(weights.to_bytes(), "safetensors"),
+            base_digest=trained_shop.bundle.digest,
+            rank=weights.rank,
+            targets=weights.targets,
+        )
+        assert not trained_shop.gate(8, min_outfits=8).decide(AdapterRef(), trained).is_promoted
+
+    def test_refuses_what_only_a_few_outfits_speak_for(self, trained_shop):
+        record = trained_shop.feedback.round("r1")
+        verdict = trained_shop.gate(2).decide(record.adapter, record.trained)
+        assert not verdict.is_promoted
+        assert "compared on 2 held-out outfits, fewer than the 10 asked for" in verdict.reasons[0] + verdict.reasons[1]
+
+    def test_refuses_the_parent_itself(self, trained_shop):
+        record = trained_shop.feedback.round("r1")
+        verdict = trained_shop.gate(2).decide(record.published, record.trained)
+        assert not verdict.is_promoted
+        assert (verdict.win_rate.mean, verdict.combined_delta.mean, verdict.diversity_ratio) == (0.5, 0, 1)
+
+    def test_shows_what_it_compared(self, trained_shop):
+        record = trained_shop.feedback.round("r1")
+        comparison, before, after = trained_shop.gate(2).compare(record.adapter, record.trained)
+        assert comparison.outfits == 2
+        seeds = [[[c.seed for c in found.candidates] for found in side.candidate_sets] for side in (before, after)]
+        assert seeds[0] == seeds[1], "both paint from the same noise"
+        assert {found.adapter.version for found in before.candidate_sets} == {0}
+        assert {found.adapter.digest for found in after.candidate_sets} == {record.published.digest}
+
+
+class TestEvaluator:
+    def evaluator(self, generator, judge, asked=None, **options) -> LocalEvaluator:
+        asked = requests(2) if asked is None else asked
+        local = LocalJudge(judge, generator.artifacts)
+        return LocalEvaluator(generator, [local], blanks(2), asked, lambda sets: np.ones(len(sets)), **options)
+
+    def test_gives_the_generator_its_own_adapter_back(self, generator, adapter):
+        generator.activate(*adapter)
+        with_adapter = output(generator.bundle)
+        measured = self.evaluator(generator, Brightness()).measure(AdapterRef(), None)
+        assert {found.adapter.version for found in measured.candidate_sets} == {0}
+        assert generator.adapter == adapter[0]
+        assert torch.equal(output(generator.bundle), with_adapter)
+
+    def test_a_score_that_there_cannot_be_is_a_gap(self, generator):
+        class Particular(Brightness):
+            def score(self, inputs):
+                gap = Unscored("no_history")
+                return to_scores(inputs, self.info, [gap, *(Scored(1.0) for _ in inputs[1:])])
+
+        measured = self.evaluator(generator, Particular()).measure(AdapterRef(), None).measured
+        assert np.isnan(measured.scores[0, 0, 0])
+        assert np.isfinite(measured.scores).sum() == measured.scores.size - 1
+
+    def test_a_score_that_a_judge_still_owes_is_not_guessed(self, generator):
+        class Tired(Brightness):
+            def score(self, inputs):
+                return to_scores(inputs, self.info, [Unscored("no answer", is_final=False)] * len(inputs))
+
+        with pytest.raises(Unavailable, match="8 held-out scores are missing, the first because of: no answer"):
+            self.evaluator(generator, Tired()).measure(AdapterRef(), None)
+
+    def test_needs_something_to_paint(self, generator):
+        with pytest.raises(InvalidInput, match="no held-out outfits"):
+            self.evaluator(generator, Brightness(), []).measure(AdapterRef(), None)
+
+    def test_hands_held_out_metrics_the_sets_and_their_blanks(self, generator):
+        seen = []
+
+        def metrics(sets, of):
+            seen.append(([found.outfit for found in sets], [blank.outfit for blank in of]))
+            return {"share": np.full(len(sets), 0.5)}
+
+        measured = self.evaluator(generator, Brightness(), held_out=metrics).measure(AdapterRef(), None).measured
+        assert measured.held_out["share"].tolist() == [0.5, 0.5]
+        assert seen[0][0] == seen[0][1]
+
+
+class TestGenerator:
+    def test_activating_and_deactivating_leaves_the_base_model_untouched(self, generator, adapter):
+        before = output(generator.bundle)
+        for _ in range(3):
+            generator.activate(*adapter)
+            assert not torch.equal(output(generator.bundle), before)
+            generator.activate(AdapterRef(), None)
+            assert torch.equal(output(generator.bundle), before)
+        assert not any(parameter.requires_grad for parameter in generator.bundle.unet.parameters())
+
+    def test_paints_with_its_adapter_whatever_others_did_to_the_bundle_meanwhile(self, generator, adapter):
+        generator.activate(*adapter)
+        (expected,) = generator.generate(requests(1))
+        other = LocalGenerator(generator.bundle, Squares(), HISTORY, generator.artifacts)
+        (base,) = other.generate(requests(1))
+        (again,) = generator.generate(requests(1))
+        assert again == expected
+        assert base.candidates != expected.candidates
+        assert (base.adapter, again.adapter) == (AdapterRef(), adapter[0])
+
+    def test_refuses_a_version_without_weights_and_weights_without_a_version(self, generator, adapter):
+        ref, weights = adapter
+        with pytest.raises(InvalidInput, match="adapter version 3 and no weights were given"):
+            generator.activate(ref, None)
+        with pytest.raises(InvalidInput, match="adapter version 0 and weights were given"):
+            generator.activate(AdapterRef(), weights)
+
+    def test_is_the_base_model_after_it_refused_weights(self, generator, adapter):
+        before, (ref, weights) = output(generator.bundle), adapter
+        generator.activate(ref, weights)
+        with pytest.raises(InvalidAdapter, match="trained on base 444444444444"):
+            generator.activate(ref, replace(weights, base_digest="4" * 64))
+        assert generator.adapter == AdapterRef()
+        assert torch.equal(output(generator.bundle), before)
+
+    def test_splits_requests_of_different_settings_and_keeps_their_order(self, generator):
+        fast = TINY_SAMPLER.model_copy(update={"num_inference_steps": 2})
+        asked = [
+            request.model_copy(update={"sampler": sampler, "seeds": request.seeds[:count]})
+            for request, sampler, count in zip(
+                requests(6), [None, fast, fast, TINY_SAMPLER, None, fast], [4, 4, 2, 4, 4, 4], strict=True
+            )
+        ]
+        found = list(generator.generate(asked))
+        assert [s.set_id for s in found] == [request.set_id for request in asked]
+        assert [s.sampler.num_inference_steps for s in found] == [4, 2, 2, 4, 4, 2]
+        assert [len(s.candidates) for s in found] == [4, 4, 2, 4, 4, 4]
+        alone = [next(generator.generate([request])) for request in asked]
+        assert_same_look(alone, found, generator.artifacts)
+
+    @pytest.mark.parametrize("rows", [1, 5, 8, 100])
+    def test_a_candidate_does_not_depend_on_what_it_was_painted_with(self, generator, rows):
+        generator.rows_per_forward = rows
+        (first, *_) = generator.generate(requests(3))
+        generator.rows_per_forward = 2
+        assert_same_look([first], [next(generator.generate(requests(1)))], generator.artifacts)
+
+    def test_names_every_candidate(self, generator):
+        found = list(generator.generate(requests(3)))
+        names = [candidate.candidate_id for s in found for candidate in s.candidates]
+        assert len(set(names)) == 12
+        assert [candidate.index for candidate in found[0].candidates] == [0, 1, 2, 3]
+
+    def test_keeps_trajectories_only_if_asked_to(self, generator):
+        generator.is_recorded = False
+        (found,) = generator.generate(requests(1))
+        assert found.trajectory is None
+        assert {ref.rpartition(".")[2] for ref in generator.artifacts.refs()} == {"png"}
+
+    def test_stops_when_it_is_told_to(self, generator):
+        generator.should_stop = lambda: True
+        with pytest.raises(Cancelled):
+            next(generator.generate(requests(1)))
+
+
+class TestJudge:
+    def test_sees_every_candidate_of_every_set_in_order(self, generator):
+        sets = list(generator.generate(requests(2)))
+        inputs = judge_inputs(sets, generator.artifacts)
+        assert [i.candidate_id for i in inputs] == [c.candidate_id for s in sets for c in s.candidates]
+        assert [i.slot for i in inputs] == [0] * 4 + [1] * 4
+        scores = LocalJudge(Brightness(), generator.artifacts).score(sets)
+        assert [score.value for score in scores] == [float(i.image.mean()) for i in inputs]
+
+
+class TestTrainer:
+    @pytest.fixture
+    def trainer(self, generator, tmp_path) -> LocalTrainer:
+        settings = LEARN.model_copy(update={"passes": 1})
+        return LocalTrainer(generator.bundle, generator.artifacts, MemoryAdapters(), settings, tmp_path)
+
+    def pairs(self, sets) -> list[PreferencePair]:
+        return [PreferencePair(set_id=s.set_id, chosen=0, rejected=1, margin=1.0) for s in sets]
+
+    def test_gives_the_same_weights_when_it_is_asked_again(self, trainer, generator):
+        sets = list(generator.generate(requests(2)))
+        first = trainer.train("r1", sets, self.pairs(sets), AdapterRef())
+        assert trainer.train("r1", sets, self.pairs(sets), AdapterRef()) == first
+        assert trainer.train("r2", sets, self.pairs(sets), AdapterRef()).weights == first.weights
+
+    def test_learns_from_the_sets_that_have_pairs(self, trainer, generator):
+        sets = list(generator.generate(requests(4)))
+        found = trainer.train("r1", sets, self.pairs(sets[1:3]), AdapterRef())
+        alone = trainer.train("r2", sets[1:3], self.pairs(sets[1:3]), AdapterRef())
+        assert (found.figures["outfits"], found.figures["pairs"]) == (2, 2)
+        assert found.weights == alone.weights
+
+    def test_refuses_candidates_of_another_adapter(self, trainer, generator, adapter):
+        sets = list(generator.generate(requests(2)))
+        with pytest.raises(PolicyMismatch, match="2 sets were made with another adapter than version 3"):
+            trainer.train("r1", sets, self.pairs(sets), adapter[0])
+
+    def test_refuses_candidates_that_were_not_recorded(self, trainer, generator):
+        generator.is_recorded = False
+        sets = list(generator.generate(requests(1)))
+        with pytest.raises(InvalidInput, match="r1-0-0-0 was generated without recording its trajectory"):
+            trainer.train("r1", sets, self.pairs(sets), AdapterRef())
+
+    def test_refuses_a_round_without_pairs(self, trainer, generator):
+        with pytest.raises(InvalidInput, match="no preference pair"):
+            trainer.train("r1", list(generator.generate(requests(1))), [], AdapterRef())
+
+    def test_refuses_other_pairs_under_the_name_of_a_round_that_was_trained(self, trainer, generator):
+        sets, before = list(generator.generate(requests(2))), output(generator.bundle)
+        trainer.train("r1", sets, self.pairs(sets), AdapterRef())
+        with pytest.raises(Conflict, match="other data or settings"):
+            trainer.train("r1", sets, self.pairs(sets[:1]), AdapterRef())
+        assert torch.equal(output(generator.bundle), before)
+
+    def test_takes_its_adapter_off_when_it_is_stopped(self, trainer, generator):
+        sets, before = list(generator.generate(requests(2))), output(generator.bundle)
+        with pytest.raises(Cancelled):
+            replace(trainer, should_stop=lambda: True).train("r1", sets, self.pairs(sets), AdapterRef())
+        assert torch.equal(output(generator.bundle), before)
+
+    def test_starts_from_a_registered_parent(self, trainer, generator, adapter):
+        _, weights = adapter
+        manifest = trainer.adapters.publish(
+            weights.to_bytes(),
+            round_id="r0",
+            base_digest=generator.bundle.digest,
+            parent=AdapterRef(),
+            rank=weights.rank,
+            targets=weights.targets,
+            training={},
+            verdict=None,
+        )
+        generator.activate(manifest.ref, weights)
+        sets = list(generator.generate(requests(2)))
+        trained = trainer.train("r1", sets, self.pairs(sets), manifest.ref)
+        child = AdapterWeights.from_bytes(generator.artifacts.get(trained.weights))
+        assert child.rank == weights.rank
+        moved = sum(float((child.tensors[key] - weights.tensors[key]).norm()) for key in weights.tensors)
+        assert 0 < moved < 0.2 * sum(float(value.norm()) for value in weights.tensors.values())
+        assert not same_weights(child, weights)
+
+
+class TestBlankRequests:
+    def test_have_a_seed_of_their_own_for_every_candidate(self):
+        found = [*requests(6), *requests(6, prefix="r2", round_index=1)]
+        seeds = [seed for request in found for seed in request.seeds]
+        assert len(set(seeds)) == len(seeds) == 2 * 6 * CANDIDATES
+
+    def test_are_the_same_for_the_same_seed(self):
+        assert requests() == requests()
+
+    def test_names_are_unique_though_users_share_an_outfit_and_files_hold_rows_twice(self):
+        (blank,) = blanks(1)
+        shared = replace(blank, outfit=blank.outfit.model_copy(update={"user_id": 3}))
+        other_slot = replace(blank, outfit=blank.outfit.without(2), slot=2)
+        found = blank_requests([blank, shared, other_slot, blank, blank], prefix="r1", candidates=2, seed=0)
+        names = [request.set_id for request in found]
+        assert names == ["r1-0-0-0", "r1-3-0-0", "r1-0-0-2", "r1-0-0-0-2", "r1-0-0-0-3"]
+
+
+class TestLoadWeights:
+    def test_are_none_for_the_base_model(self):
+        assert load_weights(MemoryAdapters(), AdapterRef()) is None
