@@ -1,0 +1,1 @@
+"""The command line: `fashiondpo data|pretrain|generate|score|pairs|train|gate|evaluate|adapters|round`."""

@@ -1,0 +1,41 @@
+"""All commands, put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fashiondpo.cli import adapters, data, stages
+from fashiondpo.cli.pretrain import pretrain
+from fashiondpo.telemetry import configure_logging
+
+app = typer.Typer(
+    name="fashiondpo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Complete outfits with generated garments, and teach the generator what people like.",
+)
+app.add_typer(data.app, name="data")
+app.add_typer(adapters.app, name="adapters")
+app.command()(pretrain)
+app.command()(stages.generate)
+app.command()(stages.score)
+app.command()(stages.pairs)
+app.command()(stages.train)
+app.command()(stages.gate)
+app.command()(stages.evaluate)
+app.command("round")(stages.round_)
+
+
+@app.callback()
+def prepare(
+    threads: Annotated[int | None, typer.Option(help="CPU threads; all cores unless given.")] = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "warning",
+) -> None:
+    """Set up what every command needs."""
+    configure_logging(level=log_level)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)

@@ -1,0 +1,142 @@
+"""Options that commands share, and how they become settings."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from fashiondpo.errors import InvalidInput, NotFound
+from fashiondpo.preferences import PreferenceSettings
+from fashiondpo.run_settings import MINI_ASSETS, RunSettings
+from fashiondpo.training.config import paper_settings
+
+if TYPE_CHECKING:
+    from fashiondpo.workspace import Workspace
+
+RunFolder = Annotated[Path, typer.Option("--run", "--out", help="Folder of the run: everything it makes lies there.")]
+DataPlace = Annotated[str, typer.Option("--data", help="'mini', or a folder: imported, published index files, mini.")]
+BundlePlace = Annotated[str, typer.Option("--bundle", help="'mini', or the folder of a DiFashion bundle.")]
+JudgesPlace = Annotated[str, typer.Option("--judges", help="'mini', or a folder with clip/, vbpr/ and quality/.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
+Outfits = Annotated[int | None, typer.Option(help="Training outfits of a round.")]
+Candidates = Annotated[int | None, typer.Option(help="Candidates per outfit.")]
+Seed = Annotated[int | None, typer.Option(help="Of outfits, noise and training.")]
+Mode = Annotated[str | None, typer.Option(help="'default', or 'paper' for the published procedure.")]
+SettingsFile = Annotated[
+    Path | None, typer.Option("--settings", help="JSON file of run settings; see docs/configuration.md.")
+]
+
+_RUN_FILE = "run.json"
+
+
+def mini_assets() -> Path:
+    """Where the mini models lie: FASHIONDPO_ASSETS, or the checkout's own."""
+    return Path(os.environ.get("FASHIONDPO_ASSETS", MINI_ASSETS))
+
+
+def new_workspace(
+    folder: Path, data_place: str, bundle: str, judges: str, device: str, settings: RunSettings
+) -> tuple[Workspace, RunSettings]:
+    """Open a run's folder, and remember places and settings for the later stages.
+
+    Raises:
+        InvalidInput: if the folder belongs to a run with other places.
+    """
+    places = {"data": data_place, "bundle": bundle, "judges": judges}
+    path = folder / _RUN_FILE
+    if path.exists() and (found := _read_run(path)["places"]) != places:
+        raise InvalidInput(f"{folder} belongs to a run with {found}; choose another folder for {places}")
+    workspace = _opened(folder, places, device)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"places": places, "settings": settings.model_dump(mode="json")}
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    return workspace, settings
+
+
+def opened_workspace(folder: Path, device: str) -> tuple[Workspace, RunSettings]:
+    """Open the folder of a run that `generate` or `round` has begun.
+
+    Raises:
+        NotFound: if there is none.
+    """
+    path = folder / _RUN_FILE
+    if not path.exists():
+        raise NotFound(f"there is no run in {folder}: begin one with `fashiondpo generate --run {folder}`")
+    content = _read_run(path)
+    workspace = _opened(folder, content["places"], device)
+    return workspace, RunSettings.model_validate(content["settings"])
+
+
+def _opened(folder: Path, places: dict[str, str], device: str) -> Workspace:
+    from fashiondpo.workspace import Workspace  # loads torch: not for --help
+
+    return Workspace(
+        folder,
+        data_place=places["data"],
+        bundle_place=places["bundle"],
+        judges_place=places["judges"],
+        mini_assets=mini_assets(),
+        device=device,
+    )
+
+
+def data_folder(place: str) -> Path:
+    """The folder that --data means."""
+    return mini_assets() / "catalogue" if place == "mini" else Path(place)
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def run_settings(
+    *,
+    file: Path | None = None,
+    mode: str | None = None,
+    outfits: int | None = None,
+    candidates: int | None = None,
+    seed: int | None = None,
+    report_outfits: int | None = None,
+) -> RunSettings:
+    """Settings from the mode's defaults, a file, and single options; the later the stronger.
+
+    Raises:
+        InvalidInput: if the mode is unknown, or file or options hold a value that cannot be.
+    """
+    chosen: dict[str, Any] = _mode_settings(mode or "default").model_dump(mode="json")
+    if file is not None:
+        try:
+            _merge(chosen, json.loads(file.read_text()))
+        except (OSError, ValueError) as error:
+            raise InvalidInput(f"--settings {file}: {error}") from error
+    options = {"outfits": outfits, "candidates": candidates, "seed": seed, "report_outfits": report_outfits}
+    chosen.update({name: value for name, value in options.items() if value is not None})
+    if seed is not None:
+        chosen["training"]["seed"] = seed
+    try:
+        return RunSettings.model_validate(chosen)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors())
+        raise InvalidInput(f"these settings cannot be: {problems}") from error
+
+
+def _mode_settings(mode: str) -> RunSettings:
+    if mode == "paper":
+        return RunSettings(training=paper_settings(), preferences=PreferenceSettings(mode="paper"))
+    if mode != "default":
+        raise InvalidInput(f"unknown mode {mode!r}: choose 'default' or 'paper'")
+    return RunSettings()
+
+
+def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value

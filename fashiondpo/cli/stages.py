@@ -1,0 +1,193 @@
+"""The stages of a round as commands, each restartable, and the whole round as one."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fashiondpo.cli.options import (
+    BundlePlace,
+    Candidates,
+    DataPlace,
+    Device,
+    JudgesPlace,
+    Mode,
+    Outfits,
+    RunFolder,
+    Seed,
+    SettingsFile,
+    new_workspace,
+    opened_workspace,
+    run_settings,
+)
+from fashiondpo.cli.show import console, progress_bars, show_comparison, show_verdict
+from fashiondpo.contracts import ROUND_STAGES, AdapterRef, RoundRecord, RoundStage
+from fashiondpo.errors import InvalidInput
+from fashiondpo.pipeline import (
+    collect_round,
+    gate_round,
+    judge_round,
+    pair_round,
+    publish_round,
+    run_round,
+    train_round,
+)
+from fashiondpo.run_settings import RunSettings
+from fashiondpo.telemetry import timed
+
+if TYPE_CHECKING:
+    from fashiondpo.workspace import Workspace
+
+
+def generate(
+    run: RunFolder = Path("runs/default"),
+    data_place: DataPlace = "mini",
+    bundle: BundlePlace = "mini",
+    judges: JudgesPlace = "mini",
+    outfits: Outfits = None,
+    candidates: Candidates = None,
+    seed: Seed = None,
+    mode: Mode = None,
+    settings_file: SettingsFile = None,
+    device: Device = "cpu",
+) -> None:
+    """Collect: paint and record the candidates of a round's training outfits. Begins a round if none is open."""
+    settings = run_settings(file=settings_file, mode=mode, outfits=outfits, candidates=candidates, seed=seed)
+    workspace, settings = new_workspace(run, data_place, bundle, judges, device, settings)
+    record = workspace.next_round(settings)
+    _advance(workspace, settings, record, "collect")
+
+
+def score(run: RunFolder = Path("runs/default"), device: Device = "cpu") -> None:
+    """Judge: let the three judges score every candidate of the open round."""
+    _advance_open_round(run, device, "judge")
+
+
+def pairs(run: RunFolder = Path("runs/default"), device: Device = "cpu") -> None:
+    """Pair: turn scores into preference pairs."""
+    _advance_open_round(run, device, "pair")
+
+
+def train(run: RunFolder = Path("runs/default"), device: Device = "cpu") -> None:
+    """Train: fine-tune the adapter on the pairs; goes on from its last checkpoint."""
+    _advance_open_round(run, device, "train")
+
+
+def gate(run: RunFolder = Path("runs/default"), device: Device = "cpu") -> None:
+    """Gate and publish: let validation outfits decide, and register the adapter as promoted or refused."""
+    record = _advance_open_round(run, device, "gate")
+    if record is not None and record.verdict is not None:
+        show_verdict(record.verdict)
+    _advance_open_round(run, device, "publish")
+
+
+def evaluate(
+    run: RunFolder = Path("runs/default"),
+    before: Annotated[int, typer.Option(help="Adapter version to compare with; 0 is the base model.")] = 0,
+    after: Annotated[int | None, typer.Option(help="Adapter version to look at; the newest unless given.")] = None,
+    split: Annotated[str, typer.Option(help="valid or test.")] = "test",
+    outfits: Annotated[int | None, typer.Option(help="How many.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Compare two adapter versions on held-out outfits, same outfits and seeds, and write the report."""
+    from fashiondpo.run_report import evaluate_versions  # loads torch: not for --help
+
+    workspace, settings = opened_workspace(run, device)
+    versions = workspace.adapters.versions()
+    if not versions:
+        raise InvalidInput(f"{run} has no adapter yet: finish a round first")
+    chosen = after if after is not None else versions[-1]
+    with progress_bars() as bars:
+        result = evaluate_versions(
+            workspace, settings, before, chosen, split=split, outfits=outfits, seconds={}, progress=bars
+        )
+    show_comparison(result.comparison)
+    console.print(f"The report lies in {result.path}")
+
+
+def round_(
+    run: RunFolder = Path("runs/default"),
+    data_place: DataPlace = "mini",
+    bundle: BundlePlace = "mini",
+    judges: JudgesPlace = "mini",
+    outfits: Outfits = None,
+    candidates: Candidates = None,
+    report_outfits: Annotated[int | None, typer.Option(help="Test outfits of the report.")] = None,
+    seed: Seed = None,
+    mode: Mode = None,
+    settings_file: SettingsFile = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How many, one after the other.")] = 1,
+    device: Device = "cpu",
+) -> None:
+    """A whole round: collect, judge, pair, train, gate, publish, and a report on test outfits. Goes on if stopped."""
+    from fashiondpo.run_report import evaluate_versions  # loads torch: not for --help
+
+    started = time.perf_counter()
+    settings = run_settings(
+        file=settings_file,
+        mode=mode,
+        outfits=outfits,
+        candidates=candidates,
+        seed=seed,
+        report_outfits=report_outfits,
+    )
+    workspace, settings = new_workspace(run, data_place, bundle, judges, device, settings)
+    first_parent: AdapterRef | None = None
+    record: RoundRecord | None = None
+    for _ in range(rounds):
+        record = workspace.next_round(settings)
+        first_parent = first_parent if first_parent is not None else record.adapter
+        console.rule(f"{record.round_id}, from adapter version {record.adapter.version}", align="left")
+        with progress_bars() as bars:
+            parts = workspace.parts(record, settings, train_progress=bars("train"), gate_progress=bars("gate"))
+            record = run_round(record, workspace.requests(record, settings), parts, progress=lambda stage: bars(stage))
+        if record.verdict is not None:
+            show_verdict(record.verdict)
+    if record is None or record.published is None or first_parent is None:
+        raise InvalidInput("no round was finished")
+    seconds = dict(record.seconds)
+    with timed(seconds, "report"), progress_bars() as bars:
+        result = evaluate_versions(
+            workspace, settings, first_parent.version, record.published.version, seconds=seconds, progress=bars
+        )
+    show_comparison(result.comparison)
+    console.print(f"Took {time.perf_counter() - started:.0f} s. The report lies in {result.path}")
+
+
+def _advance_open_round(run: Path, device: str, stage: RoundStage) -> RoundRecord | None:
+    workspace, settings = opened_workspace(run, device)
+    return _advance(workspace, settings, workspace.next_round(settings), stage)
+
+
+def _advance(workspace: Workspace, settings: RunSettings, record: RoundRecord, stage: RoundStage) -> RoundRecord | None:
+    """Do one stage of the open round; say so if it is done already, refuse if an earlier one is missing."""
+    at, wanted = ROUND_STAGES.index(record.stage), ROUND_STAGES.index(stage)
+    if at > wanted:
+        console.print(f"{record.round_id}: stage {stage!r} is done; next is {record.stage!r}")
+        return record
+    if at < wanted:
+        raise InvalidInput(f"{record.round_id} is at stage {record.stage!r}: do that before {stage!r}")
+    seconds = dict(record.seconds)
+    with progress_bars() as bars, timed(seconds, stage):
+        parts = workspace.parts(record, settings, train_progress=bars("train"), gate_progress=bars("gate"))
+        match stage:
+            case "collect":
+                requests = workspace.requests(record, settings)
+                record = collect_round(record, requests, parts, bars("collect"), lambda: False)
+            case "judge":
+                record = judge_round(record, parts, bars("judge"), lambda: False)
+            case "pair":
+                record = pair_round(record, parts)
+            case "train":
+                record = train_round(record, parts)
+            case "gate":
+                record = gate_round(record, parts)
+            case _:
+                record = publish_round(record, parts)
+    record = record.model_copy(update={"seconds": seconds})
+    workspace.feedback.put_round(record)
+    console.print(f"{record.round_id}: {stage} took {seconds[stage]:.0f} s; next is {record.stage!r}")
+    return record

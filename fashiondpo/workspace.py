@@ -1,0 +1,296 @@
+"""A run's folder with everything composed: data, models, stores, and the parts of a round.
+
+artifacts/   pictures, trajectories, weights, by content      feedback/   rounds, candidate sets, scores, pairs
+adapters/    published versions and the champion alias        training/   checkpoints and metrics of each round
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from fashiondpo.contracts import (
+    AdapterRef,
+    CandidateRequest,
+    CandidateSet,
+    Outfit,
+    RoundRecord,
+    candidate_seed,
+)
+from fashiondpo.diffusion.model import DiFashion, load_bundle
+from fashiondpo.errors import InvalidInput, NotFound
+from fashiondpo.evaluation.statistics import pairwise_diversity
+from fashiondpo.judges.base import Judge, JudgeInput
+from fashiondpo.judges.compatibility import CompatibilityJudge
+from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
+from fashiondpo.judges.held_out import HeldOutJudge
+from fashiondpo.judges.personalization import PersonalizationJudge
+from fashiondpo.judges.quality import MiniQualityJudge
+from fashiondpo.offline import (
+    LocalEvaluator,
+    LocalGate,
+    LocalGenerator,
+    LocalJudge,
+    LocalTrainer,
+    blank_requests,
+    judge_inputs,
+    load_weights,
+)
+from fashiondpo.outfits.mini import MiniCatalogue
+from fashiondpo.outfits.model import Blank, DataSet
+from fashiondpo.outfits.sources import load_data_set
+from fashiondpo.pipeline import RoundParts
+from fashiondpo.run_settings import MINI_ASSETS, RunSettings
+from fashiondpo.storage.adapters import FolderAdapters
+from fashiondpo.storage.artifacts import FolderArtifacts
+from fashiondpo.storage.feedback import FolderFeedback
+from fashiondpo.telemetry import Progress, no_progress
+from fashiondpo.training.config import TrainSettings
+
+MISMATCHED = "mismatched_personalization"
+
+
+class Workspace:
+    """Opens things when they are first needed."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        data_place: str | Path = "mini",
+        bundle_place: str | Path = "mini",
+        judges_place: str | Path = "mini",
+        mini_assets: Path = MINI_ASSETS,
+        device: str = "cpu",
+    ) -> None:
+        """Name the places.
+
+        Args:
+            folder: of the run; made when something is stored.
+            data_place: "mini", or a folder of any known kind.
+            bundle_place: "mini", or a bundle's folder.
+            judges_place: "mini", or a folder with clip/, vbpr/, quality/ and, for the mini world, held_out/.
+            mini_assets: what "mini" stands for.
+            device: for all models.
+
+        Raises:
+            NotFound: if "mini" is asked for and the assets are not there.
+        """
+        self.folder, self.device = folder, device
+        self._places = {
+            name: mini_assets / within if str(place) == "mini" else Path(place)
+            for name, place, within in (
+                ("data", data_place, "catalogue"),
+                ("bundle", bundle_place, "bundle"),
+                ("judges", judges_place, "judges"),
+            )
+        }
+        for name, place in self._places.items():
+            if not place.exists():
+                raise NotFound(
+                    f"{name}: there is no folder {place}; name one, or make the mini models with `make assets`"
+                )
+        self.artifacts = FolderArtifacts(folder / "artifacts")
+        self.feedback = FolderFeedback(folder / "feedback")
+        self.adapters = FolderAdapters(folder / "adapters")
+
+    @cached_property
+    def data_set(self) -> DataSet:
+        """The outfits."""
+        return load_data_set(self._places["data"])
+
+    @cached_property
+    def bundle(self) -> DiFashion:
+        """The generator's models."""
+        return load_bundle(self._places["bundle"], device=self.device)
+
+    @cached_property
+    def features(self) -> OpenClipFeatures:
+        """The image features of judges and diversity."""
+        return OpenClipFeatures.load(self._places["judges"] / "clip", self.device)
+
+    @cached_property
+    def catalogue_features(self) -> CatalogueFeatures:
+        """Features of the catalogue's items, computed once and shared."""
+        return CatalogueFeatures(self.features, self.data_set.catalogue)
+
+    def judges(self, split: str) -> list[Judge]:
+        """The three judges, with the histories of a split."""
+        place = self._places["judges"]
+        return [
+            MiniQualityJudge.load(place / "quality", self.device),
+            CompatibilityJudge.load(place / "vbpr", self.features, self.catalogue_features, self.device),
+            PersonalizationJudge(self.features, self.catalogue_features, self.data_set.history(split)),
+        ]
+
+    def local_judges(self, split: str) -> list[LocalJudge]:
+        """The judges over stored candidates."""
+        return [LocalJudge(judge, self.artifacts) for judge in self.judges(split)]
+
+    def generator(self, split: str, *, is_recorded: bool = True) -> LocalGenerator:
+        """A generator that knows the histories of a split."""
+        return LocalGenerator(
+            self.bundle,
+            self.data_set.catalogue,
+            self.data_set.history(split),
+            self.artifacts,
+            is_recorded=is_recorded,
+        )
+
+    def champion(self) -> AdapterRef:
+        """The adapter that serves; version 0 if none was promoted yet."""
+        version = self.adapters.alias("champion") or 0
+        return self.adapters.manifest(version).ref if version else AdapterRef()
+
+    def trainer(self, settings: TrainSettings, progress: Progress = no_progress) -> LocalTrainer:
+        """A trainer with its checkpoints in this folder."""
+        return LocalTrainer(
+            self.bundle, self.artifacts, self.adapters, settings, self.folder / "training", progress=progress
+        )
+
+    def evaluator(
+        self, split: str, outfits: int, settings: RunSettings, *, progress: Progress = no_progress
+    ) -> LocalEvaluator:
+        """Completes and measures a fixed selection of held-out outfits; the seed decides outfits and noise."""
+        blanks = self.data_set.blanks_of(split, outfits, seed=settings.seed)
+        return LocalEvaluator(
+            generator=self.generator(split, is_recorded=False),
+            judges=self.local_judges(split),
+            blanks=blanks,
+            requests=blank_requests(
+                blanks,
+                prefix=split,
+                candidates=settings.candidates,
+                seed=settings.seed,
+                sampler=settings.sampler,
+            ),
+            diversity=self.diversity,
+            held_out=self.held_out_metrics(split),
+            progress=progress,
+        )
+
+    def gate(self, settings: RunSettings, progress: Progress = no_progress) -> LocalGate:
+        """The gate on validation outfits."""
+        evaluator = self.evaluator("valid", settings.gate_outfits, settings, progress=progress)
+        weights = {str(name): weight for name, weight in settings.preferences.weights.items()}
+        return LocalGate(evaluator, self.adapters, self.artifacts, weights, settings.gate)
+
+    def parts(
+        self,
+        record: RoundRecord,
+        settings: RunSettings,
+        *,
+        train_progress: Progress = no_progress,
+        gate_progress: Progress = no_progress,
+    ) -> RoundParts:
+        """Everything a round over the training split needs; it paints with the adapter that the round starts from."""
+        generator = self.generator("train")
+        # the record's adapter, not today's champion: an interrupted round goes on as it began
+        generator.activate(record.adapter, load_weights(self.adapters, record.adapter))
+        return RoundParts(
+            generator=generator,
+            judges=self.local_judges("train"),
+            trainer=self.trainer(settings.training, train_progress),
+            gate=self.gate(settings, gate_progress),
+            artifacts=self.artifacts,
+            feedback=self.feedback,
+            adapters=self.adapters,
+            preferences=settings.preferences,
+        )
+
+    def diversity(self, candidate_sets: Sequence[CandidateSet]) -> np.ndarray:
+        """Mean distance between the candidates of each outfit in the features' space, (outfits,)."""
+        images = [judge_input.image for judge_input in judge_inputs(candidate_sets, self.artifacts)]
+        vectors = self.features.images(images).numpy().astype(np.float64)
+        return pairwise_diversity(vectors.reshape(len(candidate_sets), -1, vectors.shape[1]))
+
+    def held_out_metrics(self, split: str) -> _HeldOutMetrics:
+        """Metrics that make no label."""
+        judge = None
+        if isinstance(self.data_set.catalogue, MiniCatalogue) and (self._places["judges"] / "held_out").exists():
+            judge = HeldOutJudge.load(self._places["judges"] / "held_out", self.data_set.catalogue, self.device)
+        personalization = PersonalizationJudge(self.features, self.catalogue_features, self.data_set.history(split))
+        return _HeldOutMetrics(judge, personalization, self.artifacts)
+
+    def requests(self, record: RoundRecord, settings: RunSettings) -> list[CandidateRequest]:
+        """What a round collects: other outfits of the training split, with other noise, in every round."""
+        index = round_index(record)
+        # hashed, so that the rounds of one seed are not the first rounds of the next
+        blanks = self.data_set.blanks_of("train", settings.outfits, seed=candidate_seed(settings.seed, index, 0, 0, 0))
+        return blank_requests(
+            blanks,
+            prefix=record.round_id,
+            candidates=settings.candidates,
+            seed=settings.seed,
+            round_index=index,
+            sampler=settings.sampler,
+        )
+
+    def next_round(self, settings: RunSettings) -> RoundRecord:
+        """The unfinished round, or a new one after the last.
+
+        Raises:
+            InvalidInput: if the unfinished round was opened with other settings.
+        """
+        described = settings.model_dump(mode="json", exclude={"report_outfits"})
+        records = [self.feedback.round(round_id) for round_id in self.feedback.round_ids()]
+        if records and records[-1].stage != "done":
+            if records[-1].settings != described:
+                raise InvalidInput(
+                    f"round {records[-1].round_id} in {self.folder} is unfinished and has other settings: finish it with "
+                    "the same settings, or choose another folder"
+                )
+            return records[-1]
+        record = RoundRecord(
+            round_id=f"round-{len(records) + 1:04d}", seed=settings.seed, adapter=self.champion(), settings=described
+        )
+        self.feedback.put_round(record)
+        return record
+
+
+def round_index(record: RoundRecord) -> int:
+    """1 for the first round of a folder; part of every seed."""
+    return int(record.round_id.rsplit("-", 1)[1])
+
+
+@dataclass(frozen=True)
+class _HeldOutMetrics:
+    """Facts by rule, and how much candidates please a stranger: what personalization is worth must lie above that."""
+
+    judge: HeldOutJudge | None
+    personalization: PersonalizationJudge
+    artifacts: FolderArtifacts
+
+    def __call__(self, candidate_sets: Sequence[CandidateSet], blanks: Sequence[Blank]) -> dict[str, np.ndarray]:
+        inputs = judge_inputs(candidate_sets, self.artifacts)
+        shape = (len(candidate_sets), -1)
+        strangers = [_with_user(i, users) for i, users in zip(inputs, _strangers(candidate_sets), strict=True)]
+        values = [score.value for score in self.personalization.score(strangers)]
+        mismatched = np.array([np.nan if v is None else v for v in values], dtype=np.float64).reshape(shape)
+        figures = {MISMATCHED: mismatched.mean(1)}
+        if self.judge is not None:
+            truths = [blank.true_item_id for s, blank in zip(candidate_sets, blanks, strict=True) for _ in s.candidates]
+            facts = self.judge.measure(inputs, truths)
+            for name in facts[0]:
+                per_candidate = np.array([fact.get(name, np.nan) for fact in facts]).reshape(shape)
+                figures[name] = per_candidate.mean(1)
+        return figures
+
+
+def _strangers(candidate_sets: Sequence[CandidateSet]) -> list[int]:
+    """For every candidate, the next other user among the outfits."""
+    users = [candidate_set.outfit.user_id for candidate_set in candidate_sets]
+    found = []
+    for position, candidate_set in enumerate(candidate_sets):
+        others = [u for u in users[position + 1 :] + users[:position] if u != users[position]]
+        found += [others[0] if others else users[position]] * len(candidate_set.candidates)
+    return found
+
+
+def _with_user(judge_input: JudgeInput, user_id: int) -> JudgeInput:
+    outfit: Outfit = judge_input.outfit.model_copy(update={"user_id": user_id})
+    return replace(judge_input, outfit=outfit)
