@@ -60,12 +60,12 @@ format: install ## Format the code and mend what ruff can mend
 
 .PHONY: demo
 demo: install ## One whole round with the mini models, before and after, with a report
-	$(BIN)/fashiondpo round --data mini --bundle mini --out runs/demo --preset demo
-	@echo "The report lies in runs/demo/report.html"
+	$(BIN)/fashiondpo round --run runs/demo
+	@echo "Open runs/demo/report.html; the figures are in runs/demo/report.json"
 
 .PHONY: assets
 assets: install $(FASHION_MNIST) ## Train the mini models again, from Fashion-MNIST to assets/mini
-	$(BIN)/fashiondpo pretrain --preset mini --out assets/mini
+	$(BIN)/fashiondpo pretrain --preset mini --fashion-mnist $(FASHION_MNIST) --out assets/mini
 
 /usr/share/datasets/fashion-mnist:
 	@command -v apt-get >/dev/null || { echo "no apt here: fetch Fashion-MNIST yourself and name its folder: make assets FASHION_MNIST=..."; exit 1; }

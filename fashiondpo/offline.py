@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from fashiondpo.contracts import (
     AdapterRef,
     Candidate,
     CandidateRequest,
     CandidateSet,
-    GateVerdict,
     JudgeInfo,
+    Outfit,
     PreferencePair,
     SamplerSettings,
     Score,
@@ -25,11 +23,9 @@ from fashiondpo.contracts import (
 from fashiondpo.diffusion.conditions import ConditionEncoder
 from fashiondpo.diffusion.lora import AdapterWeights, load_adapter, remove_adapter
 from fashiondpo.diffusion.model import DiFashion
-from fashiondpo.diffusion.sampling import ROWS_PER_FORWARD, SlotTask, sample_trajectories
+from fashiondpo.diffusion.sampling import ROWS_PER_FORWARD, SlotTask, sample_outfit, sample_trajectories
 from fashiondpo.diffusion.trajectory import Trajectory
-from fashiondpo.errors import InvalidInput, PolicyMismatch, Unavailable
-from fashiondpo.evaluation.comparison import Comparison, Measured, compare
-from fashiondpo.evaluation.gate import GateSettings, decide
+from fashiondpo.errors import InvalidInput, PolicyMismatch
 from fashiondpo.judges.base import Judge, JudgeInput
 from fashiondpo.outfits.images import decode_image, encode_png
 from fashiondpo.outfits.model import Blank, Catalogue, Category, History
@@ -151,6 +147,44 @@ class LocalGenerator:
                 end += 1
             yield from self._paint(requests[start:end], settings)
             start = end
+
+    def complete_outfit(
+        self, outfit: Outfit, seeds: Mapping[int, Sequence[int]], *, prefix: str, sampler: SamplerSettings | None = None
+    ) -> list[CandidateSet]:
+        """Paint all empty slots together (GOR): candidate k of one slot goes with candidate k of the others.
+
+        Args:
+            outfit: with at least two empty slots.
+            seeds: by empty slot, one per candidate.
+            prefix: start of the sets' names; the slot follows.
+            sampler: None for the bundle's own.
+
+        Returns:
+            One set per empty slot, in slot order.
+
+        Raises:
+            InvalidInput: if fewer than two slots are empty, or an empty slot has no seeds.
+        """
+        if missing := [slot for slot in outfit.empty_slots if slot not in seeds]:
+            raise InvalidInput(f"the empty slots {missing} of outfit {outfit.outfit_id} have no seeds")
+        settings = sampler or self.bundle.sampler
+        self.activate(self.adapter, self.weights)
+        slots = outfit.empty_slots
+        trajectories = sample_outfit(
+            self.bundle,
+            [self.encoder.encode(outfit, slot, self.history, settings) for slot in slots],
+            self.encoder.given_latents(outfit),
+            [tuple(seeds[slot]) for slot in slots],
+            settings,
+            adapter=self.adapter,
+            progress=self.progress,
+            should_stop=self.should_stop,
+        )
+        requests = [
+            CandidateRequest(set_id=f"{prefix}-{slot}", outfit=outfit, slot=slot, seeds=tuple(seeds[slot]))
+            for slot in slots
+        ]
+        return [self._store(request, t) for request, t in zip(requests, trajectories, strict=True)]
 
     def _paint(self, requests: Sequence[CandidateRequest], settings: SamplerSettings) -> Iterator[CandidateSet]:
         # whoever shares the bundle, such as the trainer, may have put another adapter on it meanwhile
@@ -284,90 +318,3 @@ class LocalTrainer:
 def load_weights(adapters: AdapterRegistry, ref: AdapterRef) -> AdapterWeights | None:
     """Weights of a registered version; None for version 0."""
     return None if ref.version == 0 else AdapterWeights.from_bytes(adapters.weights(ref.version))
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What a policy achieved on held-out outfits: the figures and the candidates behind them."""
-
-    measured: Measured
-    candidate_sets: tuple[CandidateSet, ...]
-
-
-HeldOutMetrics = Callable[[Sequence[CandidateSet], Sequence[Blank]], dict[str, np.ndarray]]
-"""Metrics that made no label: name to values per outfit, (outfits,)."""
-
-
-@dataclass(frozen=True)
-class LocalEvaluator:
-    """Completes held-out outfits with a policy and lets every judge and metric look at them."""
-
-    generator: LocalGenerator
-    judges: Sequence[LocalJudge]
-    blanks: Sequence[Blank]
-    requests: Sequence[CandidateRequest]
-    diversity: Callable[[Sequence[CandidateSet]], np.ndarray]
-    held_out: HeldOutMetrics | None = None
-    progress: Progress = no_progress
-
-    def with_progress(self, progress: Progress) -> LocalEvaluator:
-        """The same, telling somebody else how far it is."""
-        return replace(self, progress=progress)
-
-    def measure(self, ref: AdapterRef, weights: AdapterWeights | None) -> Measurement:
-        """Paint the held-out outfits with this policy and measure them; the generator's own adapter comes back.
-
-        Raises:
-            InvalidInput: if there is nothing to paint.
-            Unavailable: if a judge failed in a way that a later attempt may mend.
-        """
-        if not self.requests:
-            raise InvalidInput("there are no held-out outfits to measure")
-        found = self.generator.adapter, self.generator.weights
-        self.generator.activate(ref, weights)
-        try:
-            sets = []
-            for candidate_set in self.generator.generate(self.requests):
-                sets.append(candidate_set)
-                self.progress(len(sets), len(self.requests), {})
-        finally:
-            self.generator.activate(*found)
-        shape = (len(sets), len(sets[0].candidates))
-        scores = []
-        for judge in self.judges:
-            given = judge.score(sets)
-            if owed := [score for score in given if score.value is None and not score.is_final]:
-                raise Unavailable(f"{len(owed)} held-out scores are missing, the first because of: {owed[0].reason}")
-            values = [np.nan if score.value is None else score.value for score in given]
-            scores.append(np.array(values, dtype=np.float64).reshape(shape))
-        measured = Measured(
-            criteria=tuple(judge.info.criterion for judge in self.judges),
-            scores=np.stack(scores, axis=-1),
-            diversity=self.diversity(sets),
-            held_out=self.held_out(sets, self.blanks) if self.held_out is not None else {},
-        )
-        return Measurement(measured, tuple(sets))
-
-
-@dataclass(frozen=True)
-class LocalGate:
-    """Compares the trained adapter with its parent on held-out outfits, same outfits and seeds."""
-
-    evaluator: LocalEvaluator
-    adapters: AdapterRegistry
-    artifacts: ArtifactStore
-    weights: dict[str, float]
-    settings: GateSettings
-
-    def compare(self, parent: AdapterRef, trained: TrainedAdapter) -> tuple[Comparison, Measurement, Measurement]:
-        """Figures of the change, and what they were measured on."""
-        content = self.artifacts.get(trained.weights)
-        before = self.evaluator.measure(parent, load_weights(self.adapters, parent))
-        unpublished = AdapterRef(version=parent.version + 1, digest=trained.weights.split(".")[0])
-        after = self.evaluator.measure(unpublished, AdapterWeights.from_bytes(content))
-        return compare(before.measured, after.measured, self.weights), before, after
-
-    def decide(self, parent: AdapterRef, trained: TrainedAdapter) -> GateVerdict:
-        """The verdict, with its figures."""
-        comparison, _, _ = self.compare(parent, trained)
-        return decide(comparison, self.settings)

@@ -12,11 +12,12 @@ from fashiondpo.evaluation.comparison import Comparison, combined_scores, compar
 from fashiondpo.evaluation.gallery import GalleryRow
 from fashiondpo.evaluation.gate import decide
 from fashiondpo.evaluation.report import RunReport, write_report
-from fashiondpo.offline import Measurement, load_weights
+from fashiondpo.offline import load_weights
+from fashiondpo.offline_evaluation import Measurement
 from fashiondpo.outfits.images import decode_image
 from fashiondpo.outfits.model import Blank
 from fashiondpo.run_settings import RunSettings
-from fashiondpo.telemetry import Progress
+from fashiondpo.telemetry import Progress, timed
 from fashiondpo.training.trainer import read_metrics
 from fashiondpo.workspace import MISMATCHED, Workspace
 
@@ -39,7 +40,6 @@ def evaluate_versions(
     *,
     split: str = "test",
     outfits: int | None = None,
-    seconds: Mapping[str, float],
     progress: Callable[[str], Progress],
 ) -> Evaluated:
     """Complete the same held-out outfits with two adapter versions, compare, and write report.html, .json and .png.
@@ -50,7 +50,6 @@ def evaluate_versions(
         before, after: adapter versions; 0 is the base model.
         split: "valid" or "test".
         outfits: how many; `settings.report_outfits` unless given.
-        seconds: of the round's stages, for the report.
         progress: gives a progress callback for each of the two.
 
     Raises:
@@ -60,15 +59,17 @@ def evaluate_versions(
     if split == "train":
         raise InvalidInput("a report on the training outfits would prove nothing: choose 'valid' or 'test'")
     evaluator = workspace.evaluator(split, outfits or settings.report_outfits, settings)
+    manifest = workspace.adapters.manifest(after) if after else None
+    seconds = dict(workspace.feedback.round(manifest.round_id).seconds) if manifest else {}
     measurements = []
     for name, version in (("before", before), ("after", after)):
         ref = workspace.adapters.manifest(version).ref if version else AdapterRef()
         evaluator = evaluator.with_progress(progress(name))
-        measurements.append(evaluator.measure(ref, load_weights(workspace.adapters, ref)))
+        with timed(seconds, "report"):
+            measurements.append(evaluator.measure(ref, load_weights(workspace.adapters, ref)))
     old, new = measurements
     weights = {str(name): weight for name, weight in settings.preferences.weights.items()}
     comparison = compare(old.measured, new.measured, weights, seed=settings.seed)
-    manifest = workspace.adapters.manifest(after) if after else None
     report = RunReport(
         title=f"Adapter {after} against {'the base model' if before == 0 else f'adapter {before}'}",
         comparison=comparison,
@@ -77,7 +78,7 @@ def evaluate_versions(
         after=new.measured,
         gallery=_gallery(workspace, split, evaluator.blanks, old, new, weights),
         training=read_metrics(workspace.folder / "training" / manifest.round_id) if manifest else (),
-        seconds=dict(seconds),
+        seconds=seconds,
         facts=_facts(workspace, settings, split),
         meanings={MISMATCHED: "how much the candidates please another user: the baseline of personalization"},
     )

@@ -6,7 +6,7 @@ adapters/    published versions and the champion alias        training/   checkp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,16 +30,8 @@ from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
 from fashiondpo.judges.held_out import HeldOutJudge
 from fashiondpo.judges.personalization import PersonalizationJudge
 from fashiondpo.judges.quality import MiniQualityJudge
-from fashiondpo.offline import (
-    LocalEvaluator,
-    LocalGate,
-    LocalGenerator,
-    LocalJudge,
-    LocalTrainer,
-    blank_requests,
-    judge_inputs,
-    load_weights,
-)
+from fashiondpo.offline import LocalGenerator, LocalJudge, LocalTrainer, blank_requests, judge_inputs, load_weights
+from fashiondpo.offline_evaluation import LocalEvaluator, LocalGate
 from fashiondpo.outfits.mini import MiniCatalogue
 from fashiondpo.outfits.model import Blank, DataSet
 from fashiondpo.outfits.sources import load_data_set
@@ -236,20 +228,30 @@ class Workspace:
         Raises:
             InvalidInput: if the unfinished round was opened with other settings.
         """
-        described = settings.model_dump(mode="json", exclude={"report_outfits"})
-        records = [self.feedback.round(round_id) for round_id in self.feedback.round_ids()]
-        if records and records[-1].stage != "done":
-            if records[-1].settings != described:
+        last, described = self.last_round(), settings.model_dump(mode="json")
+        if last is not None and last.stage != "done":
+            if others := _differences(last.settings, described):
                 raise InvalidInput(
-                    f"round {records[-1].round_id} in {self.folder} is unfinished and has other settings: finish it with "
-                    "the same settings, or choose another folder"
+                    f"round {last.round_id} in {self.folder} is unfinished and has other settings for "
+                    f"{', '.join(others)}: finish it with the same settings, or choose another folder"
                 )
-            return records[-1]
+            return last
+        index = 1 if last is None else round_index(last) + 1
         record = RoundRecord(
-            round_id=f"round-{len(records) + 1:04d}", seed=settings.seed, adapter=self.champion(), settings=described
+            round_id=f"round-{index:04d}", seed=settings.seed, adapter=self.champion(), settings=described
         )
         self.feedback.put_round(record)
         return record
+
+    def last_round(self) -> RoundRecord | None:
+        """The newest round's record; None before the first."""
+        round_ids = self.feedback.round_ids()
+        return self.feedback.round(round_ids[-1]) if round_ids else None
+
+
+def _differences(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
+    """Names of the settings in which two rounds differ; how long the report is, is no matter of the round."""
+    return sorted(name for name in {*one, *other} - {"report_outfits"} if one.get(name) != other.get(name))
 
 
 def round_index(record: RoundRecord) -> int:
@@ -268,9 +270,14 @@ class _HeldOutMetrics:
     def __call__(self, candidate_sets: Sequence[CandidateSet], blanks: Sequence[Blank]) -> dict[str, np.ndarray]:
         inputs = judge_inputs(candidate_sets, self.artifacts)
         shape = (len(candidate_sets), -1)
-        strangers = [_with_user(i, users) for i, users in zip(inputs, _strangers(candidate_sets), strict=True)]
-        values = [score.value for score in self.personalization.score(strangers)]
-        mismatched = np.array([np.nan if v is None else v for v in values], dtype=np.float64).reshape(shape)
+        strangers = [
+            _with_user(judge_input, user_id)
+            for judge_input, user_id in zip(inputs, _strangers(candidate_sets), strict=True)
+            if user_id is not None
+        ]
+        values = {score.candidate_id: score.value for score in self.personalization.score(strangers)}
+        found = [values.get(judge_input.candidate_id) for judge_input in inputs]
+        mismatched = np.array([np.nan if v is None else v for v in found], dtype=np.float64).reshape(shape)
         figures = {MISMATCHED: mismatched.mean(1)}
         if self.judge is not None:
             truths = [blank.true_item_id for s, blank in zip(candidate_sets, blanks, strict=True) for _ in s.candidates]
@@ -281,13 +288,13 @@ class _HeldOutMetrics:
         return figures
 
 
-def _strangers(candidate_sets: Sequence[CandidateSet]) -> list[int]:
-    """For every candidate, the next other user among the outfits."""
+def _strangers(candidate_sets: Sequence[CandidateSet]) -> list[int | None]:
+    """For every candidate, the next other user among the outfits; None if all are of one user."""
     users = [candidate_set.outfit.user_id for candidate_set in candidate_sets]
-    found = []
+    found: list[int | None] = []
     for position, candidate_set in enumerate(candidate_sets):
-        others = [u for u in users[position + 1 :] + users[:position] if u != users[position]]
-        found += [others[0] if others else users[position]] * len(candidate_set.candidates)
+        others = (u for u in users[position + 1 :] + users[:position] if u != users[position])
+        found += [next(others, None)] * len(candidate_set.candidates)
     return found
 
 

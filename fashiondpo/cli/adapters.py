@@ -9,7 +9,8 @@ import typer
 from rich.table import Table
 
 from fashiondpo.cli.options import RunFolder
-from fashiondpo.cli.show import console
+from fashiondpo.cli.show import console, say
+from fashiondpo.errors import NotFound
 from fashiondpo.storage.adapters import FolderAdapters
 
 app = typer.Typer(no_args_is_help=True, help="Look at, activate and roll back adapter versions.")
@@ -18,6 +19,8 @@ Version = Annotated[int, typer.Argument(help="Adapter version; 0 is the base mod
 
 
 def _registry(run: Path) -> FolderAdapters:
+    if not run.is_dir():
+        raise NotFound(f"there is no run in {run}: begin one with `fashiondpo round --run {run}`")
     return FolderAdapters(run / "adapters")
 
 
@@ -57,10 +60,10 @@ def activate(
 ) -> None:
     """Make a version the champion."""
     _registry(run).activate(version, is_forced=force)
-    console.print(f"The champion is version {version}")
+    say(f"The champion is version {version}")
 
 
 @app.command()
 def rollback(run: RunFolder = Path("runs/default")) -> None:
     """Make the previous champion the champion again."""
-    console.print(f"The champion is version {_registry(run).rollback()}")
+    say(f"The champion is version {_registry(run).rollback()}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from fashiondpo.cli import adapters, data, stages
+from fashiondpo.cli.complete import complete
 from fashiondpo.cli.pretrain import pretrain
 from fashiondpo.telemetry import configure_logging
 
@@ -19,6 +20,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(adapters.app, name="adapters")
 app.command()(pretrain)
+app.command()(complete)
 app.command()(stages.generate)
 app.command()(stages.score)
 app.command()(stages.pairs)
@@ -30,8 +32,10 @@ app.command("round")(stages.round_)
 
 @app.callback()
 def prepare(
-    threads: Annotated[int | None, typer.Option(help="CPU threads; all cores unless given.")] = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "warning",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores unless given.")] = None,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option(help="The least important lines to show.")
+    ] = "warning",
 ) -> None:
     """Set up what every command needs."""
     configure_logging(level=log_level)

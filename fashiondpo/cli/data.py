@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from fashiondpo.cli.options import data_folder
-from fashiondpo.cli.show import console, progress_bars
+from fashiondpo.cli.show import console, progress_bars, say
 from fashiondpo.errors import InvalidInput
 from fashiondpo.outfits.fashion_mnist import download_fashion_mnist, find_fashion_mnist, read_silhouettes
 from fashiondpo.outfits.folder import import_folder, write_data_set
@@ -42,7 +42,7 @@ def import_(
     images: Annotated[Path, typer.Argument(help="Folder of the item images.")],
     index: Annotated[Path, typer.Argument(help="JSONL or CSV of items, outfits and histories; see docs/data.md.")],
     out: Annotated[Path, typer.Option(help="Where the imported data set goes.")],
-    size_px: Annotated[int, typer.Option(help="Side of the square pictures.")] = 512,
+    size_px: Annotated[int, typer.Option(min=1, help="Side of the square pictures.")] = 512,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite another data set at the target.")] = False,
 ) -> None:
     """Check your own images and index, line by line, and write them as a data set."""
@@ -50,7 +50,7 @@ def import_(
     with progress_bars() as bars:
         show_progress = bars("import")
         write_data_set(out, data_set, replace=replace, on_progress=lambda done, total: show_progress(done, total, {}))
-    console.print(f"Wrote {len(data_set.catalogue.item_ids()):,} items to {out}; use it with --data {out}")
+    say(f"Wrote {len(data_set.catalogue.item_ids()):,} items to {out}; use it with --data {out}")
 
 
 @app.command()
@@ -59,7 +59,7 @@ def mini(
     fashion_mnist: Annotated[
         Path | None, typer.Option(help="Folder of the four idx files; Debian's by default.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Another seed is another world.")] = 7,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed is another world.")] = 7,
 ) -> None:
     """Make up a mini world of tinted garments, outfits and users."""
     if (out / "world.safetensors").exists():
@@ -67,10 +67,10 @@ def mini(
     folder = find_fashion_mnist(fashion_mnist)
     world = build_world({name: read_silhouettes(folder, name) for name in ("train", "test")}, seed=seed)
     save_mini(world, out)
-    console.print(f"Wrote {len(world.item_category):,} items and {len(world.outfit_user):,} outfits to {out}")
+    say(f"Wrote {len(world.item_category):,} items and {len(world.outfit_user):,} outfits to {out}")
 
 
 @app.command()
 def download(out: Annotated[Path, typer.Option(help="Folder for the files.")]) -> None:
     """Fetch Fashion-MNIST with torchvision."""
-    console.print(f"Fashion-MNIST lies in {download_fashion_mnist(out)}")
+    say(f"Fashion-MNIST lies in {download_fashion_mnist(out)}")

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from fashiondpo.errors import InvalidInput, NotFound
+from fashiondpo.contracts import RoundRecord
+from fashiondpo.errors import DataFileError, InvalidInput, NotFound
 from fashiondpo.preferences import PreferenceSettings
 from fashiondpo.run_settings import MINI_ASSETS, RunSettings
+from fashiondpo.storage.records import first_problem, replace_file
 from fashiondpo.training.config import paper_settings
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ SettingsFile = Annotated[
 ]
 
 _RUN_FILE = "run.json"
+_GIVEN_WHOLE = ("weights",)
+"""Tables that a settings file replaces: to name one judge means that judge alone."""
 
 
 def mini_assets() -> Path:
@@ -39,37 +43,51 @@ def mini_assets() -> Path:
     return Path(os.environ.get("FASHIONDPO_ASSETS", MINI_ASSETS))
 
 
-def new_workspace(
-    folder: Path, data_place: str, bundle: str, judges: str, device: str, settings: RunSettings
-) -> tuple[Workspace, RunSettings]:
-    """Open a run's folder, and remember places and settings for the later stages.
+def new_workspace(folder: Path, data_place: str, bundle: str, judges: str, device: str) -> Workspace:
+    """Open a run's folder, and remember its places for the later stages.
 
     Raises:
         InvalidInput: if the folder belongs to a run with other places.
+        NotFound: if a place is not there.
     """
-    places = {"data": data_place, "bundle": bundle, "judges": judges}
+    places = {name: _lasting(place) for name, place in (("data", data_place), ("bundle", bundle), ("judges", judges))}
     path = folder / _RUN_FILE
     if path.exists() and (found := _read_run(path)["places"]) != places:
         raise InvalidInput(f"{folder} belongs to a run with {found}; choose another folder for {places}")
     workspace = _opened(folder, places, device)
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"places": places, "settings": settings.model_dump(mode="json")}
-    path.write_text(json.dumps(content, indent=2) + "\n")
-    return workspace, settings
+    replace_file(path, json.dumps({"places": places}, indent=2).encode() + b"\n")
+    return workspace
 
 
-def opened_workspace(folder: Path, device: str) -> tuple[Workspace, RunSettings]:
-    """Open the folder of a run that `generate` or `round` has begun.
+def opened_workspace(folder: Path, device: str) -> tuple[Workspace, RoundRecord]:
+    """Open the folder of a run that `generate` or `round` has begun; the record is that of its last round.
 
     Raises:
         NotFound: if there is none.
     """
     path = folder / _RUN_FILE
-    if not path.exists():
+    workspace = _opened(folder, _read_run(path)["places"], device) if path.exists() else None
+    record = workspace.last_round() if workspace is not None else None
+    if workspace is None or record is None:
         raise NotFound(f"there is no run in {folder}: begin one with `fashiondpo generate --run {folder}`")
-    content = _read_run(path)
-    workspace = _opened(folder, content["places"], device)
-    return workspace, RunSettings.model_validate(content["settings"])
+    return workspace, record
+
+
+def settings_of(record: RoundRecord) -> RunSettings:
+    """The settings with which a round was begun.
+
+    Raises:
+        InvalidInput: if something else than this command line began it.
+    """
+    try:
+        return RunSettings.model_validate(record.settings)
+    except ValidationError as error:
+        raise InvalidInput(f"the settings of {record.round_id} are none of a run: {first_problem(error)}") from error
+
+
+def _lasting(place: str) -> str:
+    """The place under a name that means the same in whatever folder the next stage is started."""
+    return place if place == "mini" else str(Path(place).absolute())
 
 
 def _opened(folder: Path, places: dict[str, str], device: str) -> Workspace:
@@ -85,14 +103,27 @@ def _opened(folder: Path, places: dict[str, str], device: str) -> Workspace:
     )
 
 
+def opened_places(folder: Path, data_place: str, bundle: str, device: str) -> Workspace:
+    """A folder with data and models, for work that is no round; the run's own places if it has begun one."""
+    path = folder / _RUN_FILE
+    places = {"data": data_place, "bundle": bundle, "judges": "mini"}
+    folder.mkdir(parents=True, exist_ok=True)
+    return _opened(folder, _read_run(path)["places"] if path.exists() else places, device)
+
+
 def data_folder(place: str) -> Path:
     """The folder that --data means."""
     return mini_assets() / "catalogue" if place == "mini" else Path(place)
 
 
 def _read_run(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
+    try:
+        content = json.loads(path.read_text())
+        if set(content["places"]) != {"data", "bundle", "judges"}:
+            raise ValueError("it does not name data, bundle and judges")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataFileError(path, f"is not a run's file: {error}; choose another folder, or delete it") from error
+    return dict(content)
 
 
 def run_settings(
@@ -111,18 +142,15 @@ def run_settings(
     """
     chosen: dict[str, Any] = _mode_settings(mode or "default").model_dump(mode="json")
     if file is not None:
-        try:
-            _merge(chosen, json.loads(file.read_text()))
-        except (OSError, ValueError) as error:
-            raise InvalidInput(f"--settings {file}: {error}") from error
+        _merge(chosen, _read_settings(file))
     options = {"outfits": outfits, "candidates": candidates, "seed": seed, "report_outfits": report_outfits}
     chosen.update({name: value for name, value in options.items() if value is not None})
     if seed is not None:
-        chosen["training"]["seed"] = seed
+        _merge(chosen, {"training": {"seed": seed}})
     try:
         return RunSettings.model_validate(chosen)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
         raise InvalidInput(f"these settings cannot be: {problems}") from error
 
 
@@ -134,9 +162,19 @@ def _mode_settings(mode: str) -> RunSettings:
     return RunSettings()
 
 
+def _read_settings(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"--settings {file}: {error}") from error
+    if not isinstance(content, dict):
+        raise InvalidInput(f"--settings {file}: expected an object of settings, got {type(content).__name__}")
+    return content
+
+
 def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
     for key, value in other.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
+        if isinstance(value, dict) and isinstance(into.get(key), dict) and key not in _GIVEN_WHOLE:
             _merge(into[key], value)
         else:
             into[key] = value

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from fashiondpo.cli.options import BundlePlace, DataPlace, Device, data_folder, mini_assets
-from fashiondpo.cli.show import console, progress_bars
+from fashiondpo.cli.show import progress_bars, say
 from fashiondpo.outfits.fashion_mnist import find_fashion_mnist
 from fashiondpo.outfits.sources import load_data_set
 
@@ -35,9 +35,9 @@ def pretrain(
     data_place: DataPlace = "mini",
     bundle: BundlePlace = "mini",
     clip: Annotated[Path | None, typer.Option(help="vbpr: folder of the CLIP model; the mini one by default.")] = None,
-    steps: Annotated[int | None, typer.Option(help="generator, vbpr: optimiser steps.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="generator, vbpr: optimiser steps.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="generator: peak learning rate.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, batches and noise.")] = 7,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, batches and noise.")] = 7,
     device: Device = "cpu",
 ) -> None:
     """Train the mini models, a DiFashion base, or VBPR. A stopped `mini` run goes on with its first unfinished part."""
@@ -47,7 +47,7 @@ def pretrain(
         _generator(out, data_place, bundle, steps, learning_rate, seed, device)
     else:
         _vbpr(out, data_place, clip, steps, seed, device)
-    console.print(f"Wrote {out}")
+    say(f"Wrote {out}")
 
 
 def _mini(out: Path, fashion_mnist: Path, *, is_smoke: bool) -> None:
@@ -89,7 +89,7 @@ def _vbpr(out: Path, data_place: str, clip: Path | None, steps: int | None, seed
         items.compute_all(bars("embed items"))
         vbpr, report = train_vbpr(items, data_set, settings, seed=seed, progress=bars("vbpr"))
     vbpr.save(out)
-    console.print(
+    say(
         f"Validation: AUC {report.auc_same_category:.3f}, FITB@5 {report.fitb_same_category:.3f} against the same "
         f"category; {report.auc_random:.3f}, {report.fitb_random:.3f} against any item"
     )

@@ -18,6 +18,11 @@ console = Console()
 error_console = Console(stderr=True)
 
 
+def say(text: str) -> None:
+    """A line for people, as it is: paths are neither wrapped nor read as markup."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str], Progress]]:
     """Gives a progress callback for every named piece of work; each draws a bar of its own."""

@@ -22,8 +22,9 @@ from fashiondpo.cli.options import (
     new_workspace,
     opened_workspace,
     run_settings,
+    settings_of,
 )
-from fashiondpo.cli.show import console, progress_bars, show_comparison, show_verdict
+from fashiondpo.cli.show import console, progress_bars, say, show_comparison, show_verdict
 from fashiondpo.contracts import ROUND_STAGES, AdapterRef, RoundRecord, RoundStage
 from fashiondpo.errors import InvalidInput
 from fashiondpo.pipeline import (
@@ -56,9 +57,8 @@ def generate(
 ) -> None:
     """Collect: paint and record the candidates of a round's training outfits. Begins a round if none is open."""
     settings = run_settings(file=settings_file, mode=mode, outfits=outfits, candidates=candidates, seed=seed)
-    workspace, settings = new_workspace(run, data_place, bundle, judges, device, settings)
-    record = workspace.next_round(settings)
-    _advance(workspace, settings, record, "collect")
+    workspace = new_workspace(run, data_place, bundle, judges, device)
+    _advance(workspace, settings, workspace.next_round(settings), "collect")
 
 
 def score(run: RunFolder = Path("runs/default"), device: Device = "cpu") -> None:
@@ -79,7 +79,7 @@ def train(run: RunFolder = Path("runs/default"), device: Device = "cpu") -> None
 def gate(run: RunFolder = Path("runs/default"), device: Device = "cpu") -> None:
     """Gate and publish: let validation outfits decide, and register the adapter as promoted or refused."""
     record = _advance_open_round(run, device, "gate")
-    if record is not None and record.verdict is not None:
+    if record.verdict is not None:
         show_verdict(record.verdict)
     _advance_open_round(run, device, "publish")
 
@@ -89,23 +89,23 @@ def evaluate(
     before: Annotated[int, typer.Option(help="Adapter version to compare with; 0 is the base model.")] = 0,
     after: Annotated[int | None, typer.Option(help="Adapter version to look at; the newest unless given.")] = None,
     split: Annotated[str, typer.Option(help="valid or test.")] = "test",
-    outfits: Annotated[int | None, typer.Option(help="How many.")] = None,
+    outfits: Annotated[int | None, typer.Option(min=1, help="How many.")] = None,
     device: Device = "cpu",
 ) -> None:
     """Compare two adapter versions on held-out outfits, same outfits and seeds, and write the report."""
     from fashiondpo.run_report import evaluate_versions  # loads torch: not for --help
 
-    workspace, settings = opened_workspace(run, device)
+    workspace, record = opened_workspace(run, device)
     versions = workspace.adapters.versions()
     if not versions:
         raise InvalidInput(f"{run} has no adapter yet: finish a round first")
     chosen = after if after is not None else versions[-1]
     with progress_bars() as bars:
         result = evaluate_versions(
-            workspace, settings, before, chosen, split=split, outfits=outfits, seconds={}, progress=bars
+            workspace, settings_of(record), before, chosen, split=split, outfits=outfits, progress=bars
         )
     show_comparison(result.comparison)
-    console.print(f"The report lies in {result.path}")
+    say(f"The report lies in {result.path}")
 
 
 def round_(
@@ -123,8 +123,6 @@ def round_(
     device: Device = "cpu",
 ) -> None:
     """A whole round: collect, judge, pair, train, gate, publish, and a report on test outfits. Goes on if stopped."""
-    from fashiondpo.run_report import evaluate_versions  # loads torch: not for --help
-
     started = time.perf_counter()
     settings = run_settings(
         file=settings_file,
@@ -134,7 +132,11 @@ def round_(
         seed=seed,
         report_outfits=report_outfits,
     )
-    workspace, settings = new_workspace(run, data_place, bundle, judges, device, settings)
+    # loads torch: not for --help, nor to refuse a setting
+    from fashiondpo.run_report import evaluate_versions
+
+    workspace = new_workspace(run, data_place, bundle, judges, device)
+    workspace.data_set.blanks_of("test", settings.report_outfits)  # too many are refused now, not after the training
     first_parent: AdapterRef | None = None
     record: RoundRecord | None = None
     for _ in range(rounds):
@@ -148,25 +150,22 @@ def round_(
             show_verdict(record.verdict)
     if record is None or record.published is None or first_parent is None:
         raise InvalidInput("no round was finished")
-    seconds = dict(record.seconds)
-    with timed(seconds, "report"), progress_bars() as bars:
-        result = evaluate_versions(
-            workspace, settings, first_parent.version, record.published.version, seconds=seconds, progress=bars
-        )
+    with progress_bars() as bars:
+        result = evaluate_versions(workspace, settings, first_parent.version, record.published.version, progress=bars)
     show_comparison(result.comparison)
-    console.print(f"Took {time.perf_counter() - started:.0f} s. The report lies in {result.path}")
+    say(f"Took {time.perf_counter() - started:.0f} s. The report lies in {result.path}")
 
 
-def _advance_open_round(run: Path, device: str, stage: RoundStage) -> RoundRecord | None:
-    workspace, settings = opened_workspace(run, device)
-    return _advance(workspace, settings, workspace.next_round(settings), stage)
+def _advance_open_round(run: Path, device: str, stage: RoundStage) -> RoundRecord:
+    workspace, record = opened_workspace(run, device)
+    return _advance(workspace, settings_of(record), record, stage)
 
 
-def _advance(workspace: Workspace, settings: RunSettings, record: RoundRecord, stage: RoundStage) -> RoundRecord | None:
+def _advance(workspace: Workspace, settings: RunSettings, record: RoundRecord, stage: RoundStage) -> RoundRecord:
     """Do one stage of the open round; say so if it is done already, refuse if an earlier one is missing."""
     at, wanted = ROUND_STAGES.index(record.stage), ROUND_STAGES.index(stage)
     if at > wanted:
-        console.print(f"{record.round_id}: stage {stage!r} is done; next is {record.stage!r}")
+        say(f"{record.round_id}: stage {stage!r} is done already; {_what_is_next(record)}")
         return record
     if at < wanted:
         raise InvalidInput(f"{record.round_id} is at stage {record.stage!r}: do that before {stage!r}")
@@ -189,5 +188,9 @@ def _advance(workspace: Workspace, settings: RunSettings, record: RoundRecord, s
                 record = publish_round(record, parts)
     record = record.model_copy(update={"seconds": seconds})
     workspace.feedback.put_round(record)
-    console.print(f"{record.round_id}: {stage} took {seconds[stage]:.0f} s; next is {record.stage!r}")
+    say(f"{record.round_id}: {stage} took {seconds[stage]:.0f} s; {_what_is_next(record)}")
     return record
+
+
+def _what_is_next(record: RoundRecord) -> str:
+    return "the round is finished" if record.stage == "done" else f"next is {record.stage!r}"

@@ -44,7 +44,7 @@ def draw_contact_sheet(
     painted = [bundle.decode_latents(t.final_latents) for t in sample_trajectories(bundle, tasks, bundle.sampler)]
     rows = [_row(data_set, split, blank, images) for blank, images in zip(blanks, painted, strict=True)]
     labels = [data_set.categories[blank.outfit.category_ids[blank.slot]].name for blank in blanks]
-    return _sheet(labels, rows)
+    return draw_sheet(labels, ("given", "history", "true", "candidates"), rows)
 
 
 def _pick(data_set: DataSet, split: str, rows_per_category: int, seed: int) -> list[Blank]:
@@ -65,8 +65,14 @@ def _row(data_set: DataSet, split: str, blank: Blank, painted: Sequence[Image]) 
     return [given, history, [catalogue.image(blank.true_item_id)], list(painted)]
 
 
-def _sheet(labels: Sequence[str], rows: Sequence[Sequence[Sequence[Image]]]) -> bytes:
-    heads = ("given", "history", "true", "candidates")
+def draw_sheet(labels: Sequence[str], heads: Sequence[str], rows: Sequence[Sequence[Sequence[Image]]]) -> bytes:
+    """Rows of groups of pictures as a PNG.
+
+    Args:
+        labels: one per row.
+        heads: one per group.
+        rows: per row and group, pictures; all rows have groups of the same lengths.
+    """
     widths = [len(group) * _CELL_PX for group in rows[0]]
     width = _LABEL_PX + sum(widths) + _GAP_PX * 3 * len(widths)
     sheet = Pillow.new("RGB", (width, _HEAD_PX + len(rows) * (_CELL_PX + _GAP_PX)), "white")
@@ -76,7 +82,7 @@ def _sheet(labels: Sequence[str], rows: Sequence[Sequence[Sequence[Image]]]) -> 
         draw.text((8, top + _CELL_PX // 2 - 8), label, fill="#444", font=font)
         for head, group in zip(heads, row, strict=True):
             if number == 0:
-                draw.text((left, 8), head, fill="#444", font=font)
+                draw.text((left + 2, 8), head, fill="#444", font=font)
             for image in group:
                 tile = Pillow.fromarray(image).resize((_CELL_PX, _CELL_PX), Pillow.Resampling.BICUBIC)
                 sheet.paste(tile, (left, top))

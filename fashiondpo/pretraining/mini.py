@@ -207,7 +207,9 @@ class _MiniRun:
     def _write_figures(self) -> None:
         prints = self._fingerprints()
         state = {part: {"figures": of_part, "fingerprint": prints[part]} for part, of_part in self.figures.items()}
-        (self.folder / "figures.json").write_text(json.dumps(state, indent=2) + "\n")
+        unfinished = self.folder / "figures.json.unfinished"
+        unfinished.write_text(json.dumps(state, indent=2) + "\n")
+        unfinished.replace(self.folder / "figures.json")  # a run that is killed here must be able to go on
 
     def _shipped(self) -> DataSet:
         return world_data_set(build_world(self.silhouettes, self.recipe.shipped, seed=self.recipe.seed))

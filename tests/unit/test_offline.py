@@ -27,16 +27,8 @@ from fashiondpo.diffusion.trajectory import Trajectory
 from fashiondpo.errors import Cancelled, Conflict, InvalidAdapter, InvalidInput, PolicyMismatch, Unavailable
 from fashiondpo.evaluation.gate import GateSettings
 from fashiondpo.judges.base import Scored, Unscored, to_scores
-from fashiondpo.offline import (
-    LocalEvaluator,
-    LocalGate,
-    LocalGenerator,
-    LocalJudge,
-    LocalTrainer,
-    blank_requests,
-    judge_inputs,
-    load_weights,
-)
+from fashiondpo.offline import LocalGenerator, LocalJudge, LocalTrainer, blank_requests, judge_inputs, load_weights
+from fashiondpo.offline_evaluation import LocalEvaluator, LocalGate
 from fashiondpo.outfits.images import decode_image
 from fashiondpo.pipeline import RoundParts, open_round, run_round
 from fashiondpo.preferences import PreferenceSettings

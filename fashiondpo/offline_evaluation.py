@@ -1,0 +1,106 @@
+"""In-process evaluation and gate: held-out outfits, completed and measured with one policy after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fashiondpo.contracts import AdapterRef, CandidateRequest, CandidateSet, GateVerdict, TrainedAdapter
+from fashiondpo.diffusion.lora import AdapterWeights
+from fashiondpo.errors import InvalidInput, Unavailable
+from fashiondpo.evaluation.comparison import Comparison, Measured, compare
+from fashiondpo.evaluation.gate import GateSettings, decide
+from fashiondpo.offline import LocalGenerator, LocalJudge, load_weights
+from fashiondpo.outfits.model import Blank
+from fashiondpo.storage.adapters import AdapterRegistry
+from fashiondpo.storage.artifacts import ArtifactStore
+from fashiondpo.telemetry import Progress, no_progress
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a policy achieved on held-out outfits: the figures and the candidates behind them."""
+
+    measured: Measured
+    candidate_sets: tuple[CandidateSet, ...]
+
+
+HeldOutMetrics = Callable[[Sequence[CandidateSet], Sequence[Blank]], dict[str, np.ndarray]]
+"""Metrics that made no label: name to values per outfit, (outfits,)."""
+
+
+@dataclass(frozen=True)
+class LocalEvaluator:
+    """Completes held-out outfits with a policy and lets every judge and metric look at them."""
+
+    generator: LocalGenerator
+    judges: Sequence[LocalJudge]
+    blanks: Sequence[Blank]
+    requests: Sequence[CandidateRequest]
+    diversity: Callable[[Sequence[CandidateSet]], np.ndarray]
+    held_out: HeldOutMetrics | None = None
+    progress: Progress = no_progress
+
+    def with_progress(self, progress: Progress) -> LocalEvaluator:
+        """The same, telling somebody else how far it is."""
+        return replace(self, progress=progress)
+
+    def measure(self, ref: AdapterRef, weights: AdapterWeights | None) -> Measurement:
+        """Paint the held-out outfits with this policy and measure them; the generator's own adapter comes back.
+
+        Raises:
+            InvalidInput: if there is nothing to paint.
+            Unavailable: if a judge failed in a way that a later attempt may mend.
+        """
+        if not self.requests:
+            raise InvalidInput("there are no held-out outfits to measure")
+        found = self.generator.adapter, self.generator.weights
+        self.generator.activate(ref, weights)
+        try:
+            sets = []
+            for candidate_set in self.generator.generate(self.requests):
+                sets.append(candidate_set)
+                self.progress(len(sets), len(self.requests), {})
+        finally:
+            self.generator.activate(*found)
+        shape = (len(sets), len(sets[0].candidates))
+        scores = []
+        for judge in self.judges:
+            given = judge.score(sets)
+            if owed := [score for score in given if score.value is None and not score.is_final]:
+                raise Unavailable(f"{len(owed)} held-out scores are missing, the first because of: {owed[0].reason}")
+            values = [np.nan if score.value is None else score.value for score in given]
+            scores.append(np.array(values, dtype=np.float64).reshape(shape))
+        measured = Measured(
+            criteria=tuple(judge.info.criterion for judge in self.judges),
+            scores=np.stack(scores, axis=-1),
+            diversity=self.diversity(sets),
+            held_out=self.held_out(sets, self.blanks) if self.held_out is not None else {},
+        )
+        return Measurement(measured, tuple(sets))
+
+
+@dataclass(frozen=True)
+class LocalGate:
+    """Compares the trained adapter with its parent on held-out outfits, same outfits and seeds."""
+
+    evaluator: LocalEvaluator
+    adapters: AdapterRegistry
+    artifacts: ArtifactStore
+    weights: dict[str, float]
+    settings: GateSettings
+
+    def compare(self, parent: AdapterRef, trained: TrainedAdapter) -> tuple[Comparison, Measurement, Measurement]:
+        """Figures of the change, and what they were measured on."""
+        content = self.artifacts.get(trained.weights)
+        before = self.evaluator.measure(parent, load_weights(self.adapters, parent))
+        unpublished = AdapterRef(version=parent.version + 1, digest=trained.weights.split(".")[0])
+        after = self.evaluator.measure(unpublished, AdapterWeights.from_bytes(content))
+        return compare(before.measured, after.measured, self.weights), before, after
+
+    def decide(self, parent: AdapterRef, trained: TrainedAdapter) -> GateVerdict:
+        """The verdict, with its figures."""
+        comparison, _, _ = self.compare(parent, trained)
+        return decide(comparison, self.settings)
