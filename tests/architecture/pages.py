@@ -27,8 +27,7 @@ def tables(text: str) -> dict[str, list[Row]]:
         elif not line.startswith("|"):
             titles = None
         else:
-            cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
-            cells = [cell.strip("| ") for cell in cells]
+            cells = [cell.strip() for cell in line.strip()[1:-1].split("|")]
             if titles is None:
                 titles = cells
             elif not re.fullmatch(r"[-:| ]+", line):
@@ -53,9 +52,13 @@ def quoted(cell: str) -> list[str]:
 
 
 def commands(script: str) -> Iterator[list[str]]:
-    """Every simple command of a piece of shell, as its words; prompts, comments and variables before it are left out."""
-    joined = re.sub(r"\\\n\s*", " ", script)
-    for line in joined.splitlines():
+    """Every simple command of a piece of shell, as its words; comments and variables before it are left out.
+
+    Where a line begins with a prompt, the lines without one are what was printed.
+    """
+    lines = re.sub(r"\\\n\s*", " ", script).splitlines()
+    prompted = [line for line in lines if line.startswith("$ ")]
+    for line in prompted or lines:
         words = shlex.shlex(line.removeprefix("$ ").strip(), posix=True, punctuation_chars=";&|")
         words.whitespace_split = True
         command: list[str] = []
