@@ -88,7 +88,7 @@ make assets
 ```
 
 or `fashiondpo pretrain --preset mini --out assets/mini`, which goes on where it was if it is stopped. The models here
-took {minutes:.0f} minutes on two CPU cores:
+took {minutes:.0f} minutes of wall-clock time on a shared machine with two CPU cores:
 
 | part | seconds |
 |---|---|
