@@ -19,7 +19,7 @@ from fashiondpo.outfits.model import Blank
 from fashiondpo.run_settings import RunSettings
 from fashiondpo.telemetry import Progress, timed
 from fashiondpo.training.trainer import read_metrics
-from fashiondpo.workspace import MISMATCHED, Workspace
+from fashiondpo.workspace import Workspace
 
 GALLERY_OUTFITS = 12
 
@@ -80,7 +80,6 @@ def evaluate_versions(
         training=read_metrics(workspace.folder / "training" / manifest.round_id) if manifest else (),
         seconds=seconds,
         facts=_facts(workspace, settings, split),
-        meanings={MISMATCHED: "how much the candidates please another user: the baseline of personalization"},
     )
     return Evaluated(comparison, write_report(workspace.folder, report))
 

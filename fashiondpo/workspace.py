@@ -226,7 +226,7 @@ class Workspace:
         """The unfinished round, or a new one after the last.
 
         Raises:
-            InvalidInput: if the unfinished round was opened with other settings.
+            InvalidInput: if the unfinished round was opened with other settings, or there are fewer outfits than asked.
         """
         last, described = self.last_round(), settings.model_dump(mode="json")
         if last is not None and last.stage != "done":
@@ -236,6 +236,9 @@ class Workspace:
                     f"{', '.join(others)}: finish it with the same settings, or choose another folder"
                 )
             return last
+        # before anything is stored: an impossible round could neither be finished nor changed
+        self.data_set.blanks_of("train", settings.outfits)
+        self.data_set.blanks_of("valid", settings.gate_outfits)
         index = 1 if last is None else round_index(last) + 1
         record = RoundRecord(
             round_id=f"round-{index:04d}", seed=settings.seed, adapter=self.champion(), settings=described

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from fashiondpo.cli.options import BundlePlace, Candidates, DataPlace, Device, RunFolder, Seed, opened_places
-from fashiondpo.cli.show import console, progress_bars
+from fashiondpo.cli.show import progress_bars, say
 from fashiondpo.contracts import NUM_CANDIDATES, AdapterRef, CandidateSet, Outfit, candidate_seed
 from fashiondpo.errors import NotFound
 from fashiondpo.outfits.images import decode_image
@@ -44,7 +44,7 @@ def complete(
             tell(done + 1, len(chosen), {})
     path = run / f"completed-{task}.png"
     path.write_bytes(_drawn(workspace, split, completed))
-    console.print(f"Painted {len(completed)} outfits, {count} times each: {path}")
+    say(f"Painted {len(completed)} outfits, {count} times each: {path}")
 
 
 def _outfits(workspace: Workspace, split: str, count: int, task: str, seed: int) -> list[Outfit]:

@@ -26,8 +26,8 @@ BundlePlace = Annotated[str, typer.Option("--bundle", help="'mini', or the folde
 JudgesPlace = Annotated[str, typer.Option("--judges", help="'mini', or a folder with clip/, vbpr/ and quality/.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
 Outfits = Annotated[int | None, typer.Option(help="Training outfits of a round.")]
-Candidates = Annotated[int | None, typer.Option(help="Candidates per outfit.")]
-Seed = Annotated[int | None, typer.Option(help="Of outfits, noise and training.")]
+Candidates = Annotated[int | None, typer.Option(min=1, help="Candidates per outfit.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Of outfits, noise and training.")]
 Mode = Annotated[str | None, typer.Option(help="'default', or 'paper' for the published procedure.")]
 SettingsFile = Annotated[
     Path | None, typer.Option("--settings", help="JSON file of run settings; see docs/configuration.md.")
@@ -107,8 +107,9 @@ def opened_places(folder: Path, data_place: str, bundle: str, device: str) -> Wo
     """A folder with data and models, for work that is no round; the run's own places if it has begun one."""
     path = folder / _RUN_FILE
     places = {"data": data_place, "bundle": bundle, "judges": "mini"}
+    workspace = _opened(folder, _read_run(path)["places"] if path.exists() else places, device)
     folder.mkdir(parents=True, exist_ok=True)
-    return _opened(folder, _read_run(path)["places"] if path.exists() else places, device)
+    return workspace
 
 
 def data_folder(place: str) -> Path:

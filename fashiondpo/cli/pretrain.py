@@ -11,6 +11,7 @@ import typer
 
 from fashiondpo.cli.options import BundlePlace, DataPlace, Device, data_folder, mini_assets
 from fashiondpo.cli.show import progress_bars, say
+from fashiondpo.errors import InvalidInput
 from fashiondpo.outfits.fashion_mnist import find_fashion_mnist
 from fashiondpo.outfits.sources import load_data_set
 
@@ -42,7 +43,9 @@ def pretrain(
 ) -> None:
     """Train the mini models, a DiFashion base, or VBPR. A stopped `mini` run goes on with its first unfinished part."""
     if preset in (Preset.mini, Preset.smoke):
-        _mini(out, find_fashion_mnist(fashion_mnist), is_smoke=preset is Preset.smoke)
+        if steps is not None or learning_rate is not None or device != "cpu":
+            raise InvalidInput("the recipe of the mini models fixes steps, learning rate and device: leave them out")
+        _mini(out, find_fashion_mnist(fashion_mnist), seed, is_smoke=preset is Preset.smoke)
     elif preset is Preset.generator:
         _generator(out, data_place, bundle, steps, learning_rate, seed, device)
     else:
@@ -50,11 +53,11 @@ def pretrain(
     say(f"Wrote {out}")
 
 
-def _mini(out: Path, fashion_mnist: Path, *, is_smoke: bool) -> None:
+def _mini(out: Path, fashion_mnist: Path, seed: int, *, is_smoke: bool) -> None:
     from fashiondpo.pretraining.mini import SMOKE_RECIPE, MiniRecipe, train_mini
 
     with progress_bars() as bars:
-        train_mini(fashion_mnist, out, SMOKE_RECIPE if is_smoke else MiniRecipe(), progress=bars)
+        train_mini(fashion_mnist, out, replace(SMOKE_RECIPE if is_smoke else MiniRecipe(), seed=seed), progress=bars)
 
 
 def _generator(

@@ -20,6 +20,9 @@ MEANINGS: Mapping[str, str] = {
     "clip_score": "Does the picture show the category that was asked for?",
     "clip_image_score": "How close is it to the item that was really there?",
     "category_accuracy": "Share of candidates that an independent classifier puts into the right category.",
+    "harmony": "Share of candidates whose colour a harmony rule allows beside the other items.",
+    "palette": "Share of candidates in one of the colours that the user wears.",
+    "colour_match": "Share of candidates in the colour of the item that was really there.",
     "lpips": "Perceptual distance to the item that was really there.",
     "mismatched_personalization": "The personalization score with another user's history: what fits everybody.",
 }

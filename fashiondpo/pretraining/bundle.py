@@ -19,7 +19,7 @@ from fashiondpo.pretraining.autoencoder import AutoencoderSettings, build_autoen
 from fashiondpo.pretraining.tokenizer import train_tokenizer
 
 MINI_SAMPLER = SamplerSettings(
-    num_inference_steps=20,
+    num_inference_steps=16,
     guidance=GuidanceScales(category=3.0, mutual=2.0, history=2.0),
     # 256 latent elements instead of 16,384: at the published 0.1 the mutual latents drown in the noise
     mutual_weight=0.3,

@@ -23,6 +23,7 @@ from fashiondpo.diffusion.conditions import ConditionEncoder
 from fashiondpo.diffusion.model import DiFashion, load_bundle, save_bundle
 from fashiondpo.diffusion.pretrain import PretrainSettings, encode_outfits, pretrain
 from fashiondpo.diffusion.sampling import SlotTask, sample_trajectories
+from fashiondpo.errors import InvalidInput
 from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
 from fashiondpo.judges.held_out import HeldOutJudge
 from fashiondpo.outfits.fashion_mnist import Silhouettes, read_silhouettes
@@ -84,6 +85,7 @@ class MiniRecipe:
     held_out: HeldOutSettings = field(default_factory=HeldOutSettings)
     quality_pictures: int = 3000
     probe_outfits: int = 150
+    sheet_rows: int = 2
 
 
 SMOKE_RECIPE = MiniRecipe(
@@ -96,7 +98,8 @@ SMOKE_RECIPE = MiniRecipe(
     quality=QualitySettings(steps=3, batch_size=16),
     held_out=HeldOutSettings(steps=3, batch_size=16),
     quality_pictures=48,
-    probe_outfits=4,
+    probe_outfits=2,
+    sheet_rows=1,
 )
 """Every part, hardly trained: shows in seconds that the recipe runs."""
 
@@ -121,7 +124,12 @@ def train_mini(
 
     Raises:
         DataFileError: if the idx files are missing or damaged.
+        InvalidInput: if the target holds something other than mini models.
     """
+    if target.exists() and any(target.iterdir()) and not (target / "figures.json").exists():
+        raise InvalidInput(
+            f"{target} holds something other than mini models, which would be lost: choose another folder"
+        )
     run = _MiniRun(fashion_mnist, target, recipe or MiniRecipe(), progress)
     for name, train in run.parts().items():
         run.do(name, train)
@@ -168,7 +176,8 @@ class _MiniRun:
 
     def finish(self) -> None:
         """Write card and picture, and put the folder where the old one was."""
-        (self.folder / "samples.png").write_bytes(draw_contact_sheet(self._bundle(), self._shipped()))
+        sheet = draw_contact_sheet(self._bundle(), self._shipped(), rows_per_category=self.recipe.sheet_rows)
+        (self.folder / "samples.png").write_bytes(sheet)
         write_card(self.folder, self.figures)
         shutil.rmtree(self.folder / "autoencoder", ignore_errors=True)  # the bundle has it
         if self.target.exists():
