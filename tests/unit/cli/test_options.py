@@ -1,0 +1,84 @@
+"""Settings of a run from mode, file and options; the places it remembers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fashiondpo.cli.options import new_workspace, opened_workspace, run_settings, settings_of
+from fashiondpo.contracts import RoundRecord
+from fashiondpo.errors import InvalidInput
+from fashiondpo.run_settings import RunSettings
+from fashiondpo.training.config import paper_settings
+from tests.smoke_assets import SMALL_RUN
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Writes a settings file."""
+
+    def write(**content: object):
+        path = tmp_path / "settings.json"
+        path.write_text(json.dumps(content))
+        return path
+
+    return write
+
+
+class TestRunSettings:
+    def test_are_the_defaults_if_nothing_is_said(self):
+        assert run_settings() == RunSettings()
+
+    def test_a_file_overrides_only_what_it_names(self, file):
+        found = run_settings(file=file(outfits=5, training={"rank": 8}))
+        assert (found.outfits, found.training.rank) == (5, 8)
+        assert found.training.learning_rate == RunSettings().training.learning_rate
+        assert found.candidates == RunSettings().candidates
+
+    def test_an_option_overrides_the_file(self, file):
+        found = run_settings(file=file(outfits=5, candidates=3), outfits=6)
+        assert (found.outfits, found.candidates) == (6, 3)
+
+    def test_the_file_overrides_the_mode(self, file):
+        found = run_settings(file=file(training={"learning_rate": 0.5}), mode="paper")
+        assert found.training == paper_settings().model_copy(update={"learning_rate": 0.5})
+        assert found.preferences.mode == "paper"
+
+    def test_the_seed_option_is_the_training_s_too(self, file):
+        found = run_settings(file=file(seed=1, training={"seed": 2}), seed=3)
+        assert (found.seed, found.training.seed) == (3, 3)
+
+    def test_one_judge_s_weight_means_that_judge_alone(self, file):
+        found = run_settings(file=file(preferences={"weights": {"quality": 1.0}}))
+        assert found.preferences.weights == {"quality": 1.0}
+        assert found.preferences.min_margin == RunSettings().preferences.min_margin
+
+    def test_everything_written_down_is_read_back(self, file):
+        assert run_settings(file=file(**SMALL_RUN.model_dump(mode="json"))) == SMALL_RUN
+
+    def test_names_every_wrong_value_at_once(self, file):
+        with pytest.raises(InvalidInput, match=r"outfits: .*; training\.rank: "):
+            run_settings(file=file(outfits=0, training={"rank": -1}))
+
+
+class TestSettingsOf:
+    def test_a_record_are_those_it_was_begun_with(self):
+        described = json.loads(json.dumps(SMALL_RUN.model_dump(mode="json")))
+        assert settings_of(RoundRecord(round_id="r", seed=0, settings=described)) == SMALL_RUN
+
+    def test_a_record_that_something_else_began_are_refused(self):
+        with pytest.raises(InvalidInput, match=r"settings of r-1 .* judges"):
+            settings_of(RoundRecord(round_id="r-1", seed=0, settings={"judges": 3}))
+
+
+class TestPlaces:
+    def test_mean_the_same_in_another_folder(self, smoke_assets, tmp_path, monkeypatch):
+        monkeypatch.setenv("FASHIONDPO_ASSETS", str(smoke_assets))
+        monkeypatch.chdir(smoke_assets)
+        begun = new_workspace(tmp_path / "run", "catalogue", "mini", "judges", "cpu")
+        begun.next_round(SMALL_RUN)
+        monkeypatch.chdir(tmp_path)
+        later, record = opened_workspace(tmp_path / "run", "cpu")
+        assert len(later.data_set.split("test")) == len(begun.data_set.split("test"))
+        assert settings_of(record) == SMALL_RUN
