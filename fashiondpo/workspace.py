@@ -246,6 +246,11 @@ class Workspace:
         self.feedback.put_round(record)
         return record
 
+    def finished_rounds(self) -> list[RoundRecord]:
+        """Records of the rounds that are done, oldest first."""
+        records = [self.feedback.round(round_id) for round_id in self.feedback.round_ids()]
+        return [record for record in records if record.stage == "done"]
+
     def last_round(self) -> RoundRecord | None:
         """The newest round's record; None before the first."""
         round_ids = self.feedback.round_ids()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from fashiondpo.contracts import RoundRecord
+from fashiondpo.contracts import RoundRecord, SamplerSettings
 from fashiondpo.errors import DataFileError, InvalidInput, NotFound
 from fashiondpo.preferences import PreferenceSettings
 from fashiondpo.run_settings import MINI_ASSETS, RunSettings
@@ -135,15 +135,21 @@ def run_settings(
     candidates: int | None = None,
     seed: int | None = None,
     report_outfits: int | None = None,
+    bundle: str = "mini",
 ) -> RunSettings:
     """Settings from the mode's defaults, a file, and single options; the later the stronger.
+
+    What a file's `sampler` does not name stays as the bundle has it.
 
     Raises:
         InvalidInput: if the mode is unknown, or file or options hold a value that cannot be.
     """
     chosen: dict[str, Any] = _mode_settings(mode or "default").model_dump(mode="json")
     if file is not None:
-        _merge(chosen, _read_settings(file))
+        from_file = _read_settings(file)
+        if isinstance(from_file.get("sampler"), dict):
+            chosen["sampler"] = _bundle_sampler(bundle)
+        _merge(chosen, from_file)
     options = {"outfits": outfits, "candidates": candidates, "seed": seed, "report_outfits": report_outfits}
     chosen.update({name: value for name, value in options.items() if value is not None})
     if seed is not None:
@@ -171,6 +177,13 @@ def _read_settings(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InvalidInput(f"--settings {file}: expected an object of settings, got {type(content).__name__}")
     return content
+
+
+def _bundle_sampler(bundle: str) -> dict[str, Any]:
+    """Sampler settings of a bundle; the general defaults where it names none, which opening it will find out."""
+    path = (mini_assets() / "bundle" if bundle == "mini" else Path(bundle)) / "difashion.json"
+    own = _read_settings(path).get("sampler") if path.exists() else None
+    return dict(own) if isinstance(own, dict) else SamplerSettings().model_dump(mode="json")
 
 
 def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:

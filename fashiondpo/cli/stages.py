@@ -25,7 +25,7 @@ from fashiondpo.cli.options import (
     settings_of,
 )
 from fashiondpo.cli.show import console, progress_bars, say, show_comparison, show_verdict
-from fashiondpo.contracts import ROUND_STAGES, AdapterRef, RoundRecord, RoundStage
+from fashiondpo.contracts import ROUND_STAGES, RoundRecord, RoundStage
 from fashiondpo.errors import InvalidInput
 from fashiondpo.pipeline import (
     collect_round,
@@ -56,7 +56,9 @@ def generate(
     device: Device = "cpu",
 ) -> None:
     """Collect: paint and record the candidates of a round's training outfits. Begins a round if none is open."""
-    settings = run_settings(file=settings_file, mode=mode, outfits=outfits, candidates=candidates, seed=seed)
+    settings = run_settings(
+        file=settings_file, mode=mode, outfits=outfits, candidates=candidates, seed=seed, bundle=bundle
+    )
     workspace = new_workspace(run, data_place, bundle, judges, device)
     _advance(workspace, settings, workspace.next_round(settings), "collect")
 
@@ -119,7 +121,7 @@ def round_(
     seed: Seed = None,
     mode: Mode = None,
     settings_file: SettingsFile = None,
-    rounds: Annotated[int, typer.Option(min=1, help="How many, one after the other.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="How many the folder shall hold in all.")] = 1,
     device: Device = "cpu",
 ) -> None:
     """A whole round: collect, judge, pair, train, gate, publish, and a report on test outfits. Goes on if stopped."""
@@ -131,29 +133,35 @@ def round_(
         candidates=candidates,
         seed=seed,
         report_outfits=report_outfits,
+        bundle=bundle,
     )
     # loads torch: not for --help, nor to refuse a setting
     from fashiondpo.run_report import evaluate_versions
 
     workspace = new_workspace(run, data_place, bundle, judges, device)
     workspace.data_set.blanks_of("test", settings.report_outfits)  # too many are refused now, not after the training
-    first_parent: AdapterRef | None = None
-    record: RoundRecord | None = None
-    for _ in range(rounds):
-        record = workspace.next_round(settings)
-        first_parent = first_parent if first_parent is not None else record.adapter
-        console.rule(f"{record.round_id}, from adapter version {record.adapter.version}", align="left")
-        with progress_bars() as bars:
-            parts = workspace.parts(record, settings, train_progress=bars("train"), gate_progress=bars("gate"))
-            record = run_round(record, workspace.requests(record, settings), parts, progress=lambda stage: bars(stage))
-        if record.verdict is not None:
-            show_verdict(record.verdict)
-    if record is None or record.published is None or first_parent is None:
-        raise InvalidInput("no round was finished")
+    if (finished := len(workspace.finished_rounds())) >= rounds:
+        say(f"{finished} rounds are finished in {run}; --rounds {finished + 1} adds another")
+    while len(workspace.finished_rounds()) < rounds:
+        _finish_round(workspace, settings)
+    first, last = workspace.finished_rounds()[0], workspace.finished_rounds()[-1]
+    if last.published is None:
+        raise InvalidInput(f"{last.round_id} ended without publishing an adapter")
     with progress_bars() as bars:
-        result = evaluate_versions(workspace, settings, first_parent.version, record.published.version, progress=bars)
+        result = evaluate_versions(workspace, settings, first.adapter.version, last.published.version, progress=bars)
     show_comparison(result.comparison)
     say(f"Took {time.perf_counter() - started:.0f} s. The report lies in {result.path}")
+
+
+def _finish_round(workspace: Workspace, settings: RunSettings) -> None:
+    """Bring the open round, or a new one, to its end."""
+    record = workspace.next_round(settings)
+    console.rule(f"{record.round_id}, from adapter version {record.adapter.version}", align="left")
+    with progress_bars() as bars:
+        parts = workspace.parts(record, settings, train_progress=bars("train"), gate_progress=bars("gate"))
+        record = run_round(record, workspace.requests(record, settings), parts, progress=lambda stage: bars(stage))
+    if record.verdict is not None:
+        show_verdict(record.verdict)
 
 
 def _advance_open_round(run: Path, device: str, stage: RoundStage) -> RoundRecord:
