@@ -96,6 +96,7 @@ def train_smoke_assets(folder: Path) -> SmokeRun:
     silhouettes, target = write_silhouettes(folder / "fashion-mnist"), folder / "mini"
     target.mkdir()
     (target / "old.txt").write_text("yesterday's models")
+    (target / "figures.json").write_text("{}")
     before = replace(SMOKE_RECIPE, held_out=replace(SMOKE_RECIPE.held_out, steps=2))
     begun: tuple[list[str], list[str], list[str]] = ([], [], [])
     for log in begun[:2]:

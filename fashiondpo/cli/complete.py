@@ -95,6 +95,8 @@ def _drawn(workspace: Workspace, split: str, completed: list[list[CandidateSet]]
             history: list[Image] = [data_set.catalogue.image(item) for item in own]
             given = [white if item is None else data_set.catalogue.image(item) for item in outfit.item_ids]
             painted = [decode_image(workspace.artifacts.get(c.image)) for c in candidate_set.candidates]
-            rows.append([given, history + [white] * (2 - len(history)), painted])
+            groups = [history + [white] * (2 - len(history)), painted]
+            rows.append([given, *groups] if outfit.given_item_ids else groups)
             labels.append(data_set.categories[category_id].name)
-    return draw_sheet(labels, ("outfit", "history", "candidates"), rows)
+    heads = ("outfit", "history", "candidates")
+    return draw_sheet(labels, heads[-len(rows[0]) :], rows)

@@ -184,6 +184,7 @@ def save_bundle(bundle: DiFashion, folder: Path, *, dtype: torch.dtype | None = 
             nn.Module.to(part, before).load_state_dict(state)  # the copy in memory keeps its precision
         else:
             part.save_pretrained(folder / name)
+        _forget_origin(folder / name / "config.json")
     index = {"_class_name": "DiFashion"} | {name: [lib, cls.__name__] for name, (lib, cls) in _PARTS.items()}
     _write_json(folder / "model_index.json", index)
     categories = [
@@ -248,6 +249,14 @@ def bundle_digest(folder: Path) -> str:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
         total.update(f"{path.relative_to(folder).as_posix()}:{digest}\n".encode())
     return total.hexdigest()
+
+
+def _forget_origin(config: Path) -> None:
+    """Take out of a part's configuration where on which machine it was once loaded from."""
+    if config.exists():
+        content = json.loads(config.read_text())
+        if content.pop("_name_or_path", None) is not None:
+            _write_json(config, content)
 
 
 def _write_json(path: Path, content: object) -> None:

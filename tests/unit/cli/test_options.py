@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fashiondpo.cli.options import new_workspace, opened_workspace, run_settings, settings_of
-from fashiondpo.contracts import RoundRecord
+from fashiondpo.contracts import GuidanceScales, RoundRecord, SamplerSettings
 from fashiondpo.errors import InvalidInput
 from fashiondpo.run_settings import RunSettings
 from fashiondpo.training.config import paper_settings
@@ -35,6 +35,12 @@ class TestRunSettings:
         assert (found.outfits, found.training.rank) == (5, 8)
         assert found.training.learning_rate == RunSettings().training.learning_rate
         assert found.candidates == RunSettings().candidates
+
+    def test_what_a_file_s_sampler_does_not_name_stays_as_the_bundle_has_it(self, file, tmp_path):
+        own = SamplerSettings(num_inference_steps=9, guidance={"category": 3, "mutual": 2, "history": 2})
+        (tmp_path / "difashion.json").write_text(json.dumps({"sampler": own.model_dump(mode="json")}))
+        found = run_settings(file=file(sampler={"guidance": {"history": 5}}), bundle=str(tmp_path))
+        assert found.sampler == own.model_copy(update={"guidance": GuidanceScales(category=3, mutual=2, history=5)})
 
     def test_an_option_overrides_the_file(self, file):
         found = run_settings(file=file(outfits=5, candidates=3), outfits=6)

@@ -88,11 +88,21 @@ class TestRound:
     ):
         copied = whole.copied(tmp_path / "copy")
         fashiondpo.well("adapters", "activate", 1, "--force", "--run", copied.folder)
-        fashiondpo.well("round", "--run", copied.folder, "--settings", small_settings)
+        fashiondpo.well("round", "--run", copied.folder, "--settings", small_settings, "--rounds", 2)
         assert copied.record(2).adapter == copied.adapters.manifest(1).ref
         assert copied.adapters.manifest(2).parent == copied.adapters.manifest(1).ref
         assert copied.adapters.manifest(2).digest != copied.adapters.manifest(1).digest
-        assert json.loads((copied.folder / "report.json").read_text())["title"] == "Adapter 2 against adapter 1"
+        assert json.loads((copied.folder / "report.json").read_text())["title"] == "Adapter 2 against the base model"
+
+    def test_in_a_folder_that_holds_enough_rounds_only_writes_the_report_again(
+        self, fashiondpo, whole, small_settings, tmp_path
+    ):
+        copied = whole.copied(tmp_path / "copy")
+        (copied.folder / "report.json").unlink()
+        said = fashiondpo.well("round", "--run", copied.folder, "--settings", small_settings)
+        assert "--rounds 2 adds another" in said
+        assert copied.feedback.round_ids() == ("round-0001",)
+        assert (copied.folder / "report.json").exists()
 
 
 class TestTwoRounds:

@@ -66,6 +66,11 @@ class TestSaveAndLoad:
         assert (again.digest, again.sampler, again.categories) == (made.digest, TINY_SAMPLER, made.categories)
         assert again.schedule.scheduler.config.prediction_type == "epsilon"
 
+    def test_do_not_write_where_a_part_was_loaded_from(self, saved, tmp_path):
+        save_bundle(load_bundle(saved[1]), tmp_path / "copy")
+        written = [path.read_text() for path in (tmp_path / "copy").rglob("*.json")]
+        assert not [text for text in written if str(saved[1]) in text]
+
     def test_know_the_digest_of_what_was_written(self, saved):
         made, folder = saved
         assert made.digest == bundle_digest(folder) != UNSAVED
