@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 # The extras that work in this checkout needs.
-EXTRAS := method,dev
+EXTRAS := embedded,method,dev
 # Where Fashion-MNIST lies; Debian's dataset-fashion-mnist puts it here.
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
 # More arguments for pytest, e.g. PYTEST_ARGS='-x -k storage'

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 ArtifactRef = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\.(png|safetensors|json|html)$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+ItemSource = Annotated[int, Field(ge=0)] | ArtifactRef
+"""A garment: an item of the catalogue, or the picture of one that is not in it."""
 Criterion = Literal["quality", "compatibility", "personalization"]
 CRITERIA: tuple[Criterion, ...] = ("quality", "compatibility", "personalization")
 
@@ -30,7 +32,7 @@ class Frozen(BaseModel):
 
 
 class Outfit(Frozen):
-    """One outfit of one user: an entry per slot; None marks an empty slot.
+    """One outfit of one user: an entry per slot; a slot without item and without picture is empty.
 
     One empty slot makes it a personalised fill-in-the-blank task (PFITB), all slots empty a generative outfit
     recommendation task (GOR). The categories of empty slots are known: they say what to paint there.
@@ -40,6 +42,9 @@ class Outfit(Frozen):
     user_id: int = Field(ge=0)
     category_ids: tuple[int, ...] = Field(min_length=2, max_length=8)
     item_ids: tuple[int | None, ...] = Field(min_length=2, max_length=8)
+    item_images: dict[int, ArtifactRef] = Field(
+        {}, description="By slot, pictures of garments that are given but are not in the catalogue."
+    )
 
     @model_validator(mode="after")
     def _one_category_per_slot(self) -> Self:
@@ -47,22 +52,35 @@ class Outfit(Frozen):
             raise ValueError(
                 f"outfit {self.outfit_id} has {len(self.item_ids)} items and {len(self.category_ids)} categories"
             )
+        if strangers := [slot for slot in self.item_images if not 0 <= slot < len(self.item_ids)]:
+            raise ValueError(f"outfit {self.outfit_id} has {len(self.item_ids)} slots, but pictures for {strangers}")
+        if twice := [slot for slot in self.item_images if self.item_ids[slot] is not None]:
+            raise ValueError(f"slots {twice} of outfit {self.outfit_id} have an item and a picture: give one of them")
         return self
 
     @property
     def empty_slots(self) -> tuple[int, ...]:
-        """Positions that have no item."""
-        return tuple(slot for slot, item_id in enumerate(self.item_ids) if item_id is None)
+        """Positions that have neither item nor picture."""
+        return tuple(s for s, item_id in enumerate(self.item_ids) if item_id is None and s not in self.item_images)
 
     @property
     def given_item_ids(self) -> tuple[int, ...]:
-        """The items that are there, in slot order."""
+        """The catalogue's items that are there, in slot order."""
         return tuple(item_id for item_id in self.item_ids if item_id is not None)
+
+    @property
+    def given_items(self) -> tuple[ItemSource, ...]:
+        """Everything that is there, in slot order: catalogue items and pictures."""
+        found = ((self.item_images.get(s) if item_id is None else item_id) for s, item_id in enumerate(self.item_ids))
+        return tuple(item for item in found if item is not None)
 
     def without(self, *slots: int) -> Outfit:
         """The same outfit with these slots emptied."""
         return self.model_copy(
-            update={"item_ids": tuple(None if s in slots else item_id for s, item_id in enumerate(self.item_ids))}
+            update={
+                "item_ids": tuple(None if s in slots else item_id for s, item_id in enumerate(self.item_ids)),
+                "item_images": {s: ref for s, ref in self.item_images.items() if s not in slots},
+            }
         )
 
 
@@ -122,6 +140,9 @@ class CandidateSet(Frozen):
     base_digest: Digest
     adapter: AdapterRef = AdapterRef()
     trajectory: ArtifactRef | None = None
+    history: tuple[ItemSource, ...] | None = Field(
+        None, description="What the user wore in the slot's category, where the request said so; None: the catalogue's."
+    )
 
     @model_validator(mode="after")
     def _slot_is_empty(self) -> Self:
@@ -138,6 +159,7 @@ class CandidateRequest(Frozen):
     slot: int = Field(ge=0)
     seeds: tuple[int, ...] = Field(min_length=1)
     sampler: SamplerSettings | None = Field(None, description="None: the bundle's own.")
+    history: tuple[ItemSource, ...] | None = Field(None, description="As in CandidateSet.")
 
 
 class Score(Frozen):

@@ -8,14 +8,20 @@
     │   ├── MissingImages              400   images that the index names are not in the folder; counts and names them
     │   ├── InvalidBundle              400   a model folder lacks a part or has one of the wrong shape
     │   └── InvalidAdapter             400   adapter weights of another format, rank, base or with non-finite values
+    │   └── TooLarge                   413   a request, a picture or a batch above its limit
+    ├── Unauthorized                   401   no key, or one that is not known
+    ├── Forbidden                      403   a key without the scope that this needs
     ├── NotFound                       404
     │   └── UnknownItem                404   an item id that the catalogue does not hold
     ├── Conflict                       409   the same name was used for different content
-    │   └── PolicyMismatch             409   a trajectory was made by another policy than the one to train
+    │   ├── PolicyMismatch             409   a trajectory was made by another policy than the one to train
+    │   └── LeaseLost                  409   somebody else works on this now; what a late twin writes is refused
+    ├── Overloaded                     429   more work than there is room for; says after how many seconds to try again
     ├── CorruptArtifact                500   stored bytes no longer match their digest
     ├── TrainingDiverged               500   a gradient is no longer finite; the last checkpoint is kept
     ├── Cancelled                      499   somebody asked for the work to stop
     └── Unavailable                    503   something this depends on does not answer; try again later
+        ├── DeadlineExceeded           503   the work was not done within the time that the caller gave it
         └── UnscoredCandidates         503   a judge still owes scores; names the candidate sets that wait for them
 
 Each class carries the HTTP status and the stable code under which a service reports it.
@@ -111,6 +117,27 @@ class InvalidAdapter(InvalidInput):
     code = "invalid_adapter"
 
 
+class TooLarge(InvalidInput):
+    """A request, a picture or a batch is above its limit; the message names both."""
+
+    status = 413
+    code = "too_large"
+
+
+class Unauthorized(FashionDPOError):
+    """No API key was given, or one that is not known."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class Forbidden(FashionDPOError):
+    """The API key lacks the scope that this needs."""
+
+    status = 403
+    code = "forbidden"
+
+
 class NotFound(FashionDPOError):
     """Nothing is stored under that name."""
 
@@ -141,6 +168,28 @@ class PolicyMismatch(Conflict):
     code = "policy_mismatch"
 
 
+class LeaseLost(Conflict):
+    """Somebody else holds the lease now: what a late holder writes is refused, so that nothing is done twice."""
+
+    code = "lease_lost"
+
+
+class Overloaded(FashionDPOError):
+    """More work than there is room for.
+
+    Args:
+        problem: what is full.
+        retry_after_s: seconds after which trying again makes sense.
+    """
+
+    status = 429
+    code = "overloaded"
+
+    def __init__(self, problem: str, *, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(problem)
+
+
 class CorruptArtifact(FashionDPOError):
     """Stored bytes no longer match the digest under which they were stored."""
 
@@ -165,6 +214,12 @@ class Unavailable(FashionDPOError):
 
     status = 503
     code = "unavailable"
+
+
+class DeadlineExceeded(Unavailable):
+    """The work was not done within the time that the caller gave it; what was begun was stopped."""
+
+    code = "deadline_exceeded"
 
 
 class UnscoredCandidates(Unavailable):

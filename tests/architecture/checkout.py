@@ -9,7 +9,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Modules and packages of fashiondpo that no neural network library may come with.
 LIGHT = frozenset(
-    {"clients", "contracts", "errors", "evaluation", "pipeline", "preferences", "serving", "storage", "telemetry"}
+    {
+        "clients",
+        "contracts",
+        "errors",
+        "evaluation",
+        "messages",
+        "pipeline",
+        "preferences",
+        "remote",
+        "serving",
+        "storage",
+        "telemetry",
+    }
 )
 HEAVY_LIBRARIES = ("accelerate", "diffusers", "open_clip", "peft", "timm", "torch", "torchvision", "transformers")
 
