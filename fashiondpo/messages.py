@@ -5,6 +5,7 @@ What is more than a message (candidate sets, scores, rounds) is a contract of `f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
@@ -203,6 +204,15 @@ class Generation(Frozen):
         ge=1, description="Rows denoised together; the last digits of the noise depend on it."
     )
     problem: Problem | None = None
+
+
+GENERATION_EVENTS: Mapping[str, type[GenerationProgress | CandidateSet | Generation | Problem]] = {
+    "progress": GenerationProgress,
+    "set": CandidateSet,
+    "done": Generation,
+    "error": Problem,
+}
+"""What the events of a generation's stream hold, by name; it ends with `done`, or with `error`."""
 
 
 class AdapterRegistration(Frozen):
