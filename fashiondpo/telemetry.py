@@ -27,18 +27,43 @@ def log() -> structlog.stdlib.BoundLogger:
 
 def configure_logging(*, level: str = "INFO", form: Literal["text", "json"] = "text") -> None:
     """Send log lines to stderr, as text for people or as JSON for collectors."""
-    renderer = structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer()
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
+        processors=[*_shared_processors(), structlog.processors.format_exc_info, _renderer(form)],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def capture_standard_logging(*, level: str = "INFO", form: Literal["text", "json"] = "text") -> None:
+    """Give the log lines of libraries (uvicorn, celery, …) the same form, and the ids that are bound, on stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*_shared_processors(), structlog.stdlib.add_logger_name],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                _renderer(form),
+            ],
+        )
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    # a line per outgoing request is the clients' own business
+    for chatty in ("httpx", "httpcore"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _shared_processors() -> list[structlog.types.Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+
+
+def _renderer(form: Literal["text", "json"]) -> structlog.types.Processor:
+    return structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer()
 
 
 @contextmanager
