@@ -18,7 +18,7 @@ from fashiondpo.outfits.images import decode_image
 from fashiondpo.outfits.model import Blank
 from fashiondpo.run_settings import RunSettings
 from fashiondpo.telemetry import Progress, timed
-from fashiondpo.training.trainer import read_metrics
+from fashiondpo.training.metrics import read_metrics
 from fashiondpo.workspace import Workspace
 
 GALLERY_OUTFITS = 12

@@ -36,7 +36,7 @@ from fashiondpo.storage.adapters import FolderAdapters, MemoryAdapters
 from fashiondpo.storage.artifacts import FolderArtifacts, MemoryArtifacts
 from fashiondpo.storage.feedback import FolderFeedback
 from fashiondpo.training.config import TrainSettings
-from fashiondpo.training.trainer import read_metrics
+from fashiondpo.training.metrics import read_metrics
 from tests.tiny_models import TINY_SAMPLER, build_tiny_bundle, random_adapter, saved_tiny_bundle
 from tests.tiny_rounds import HISTORY, Squares, blanks, same_weights
 
