@@ -245,12 +245,27 @@ class LocalJudge:
 
 
 def judge_inputs(candidate_sets: Sequence[CandidateSet], artifacts: ArtifactStore) -> list[JudgeInput]:
-    """What a judge looks at, for every candidate of every set, in order."""
-    return [
-        JudgeInput(c.candidate_id, s.outfit, s.slot, decode_image(artifacts.get(c.image), name=c.candidate_id))
-        for s in candidate_sets
-        for c in s.candidates
-    ]
+    """What a judge looks at, for every candidate of every set, in order.
+
+    Pictures of garments that are in no catalogue, given or of the history, are read from the artifacts too.
+    """
+    inputs: list[JudgeInput] = []
+    for s in candidate_sets:
+        garments = (*s.outfit.given_items, *(s.history or ()))
+        refs = dict.fromkeys(garment for garment in garments if isinstance(garment, str))
+        pictures = {ref: decode_image(artifacts.get(ref), name=ref) for ref in refs}
+        inputs += [
+            JudgeInput(
+                c.candidate_id,
+                s.outfit,
+                s.slot,
+                decode_image(artifacts.get(c.image), name=c.candidate_id),
+                s.history,
+                pictures,
+            )
+            for c in s.candidates
+        ]
+    return inputs
 
 
 @dataclass(frozen=True)
