@@ -209,18 +209,8 @@ class Workspace:
         return _HeldOutMetrics(judge, personalization, self.artifacts)
 
     def requests(self, record: RoundRecord, settings: RunSettings) -> list[CandidateRequest]:
-        """What a round collects: other outfits of the training split, with other noise, in every round."""
-        index = round_index(record)
-        # hashed, so that the rounds of one seed are not the first rounds of the next
-        blanks = self.data_set.blanks_of("train", settings.outfits, seed=candidate_seed(settings.seed, index, 0, 0, 0))
-        return blank_requests(
-            blanks,
-            prefix=record.round_id,
-            candidates=settings.candidates,
-            seed=settings.seed,
-            round_index=index,
-            sampler=settings.sampler,
-        )
+        """What a round collects."""
+        return round_requests(self.data_set, record, settings)
 
     def next_round(self, settings: RunSettings) -> RoundRecord:
         """The unfinished round, or a new one after the last.
@@ -260,6 +250,21 @@ class Workspace:
 def _differences(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
     """Names of the settings in which two rounds differ; how long the report is, is no matter of the round."""
     return sorted(name for name in {*one, *other} - {"report_outfits"} if one.get(name) != other.get(name))
+
+
+def round_requests(data_set: DataSet, record: RoundRecord, settings: RunSettings) -> list[CandidateRequest]:
+    """What a round collects: other outfits of the training split, with other noise, in every round."""
+    index = round_index(record)
+    # hashed, so that the rounds of one seed are not the first rounds of the next
+    blanks = data_set.blanks_of("train", settings.outfits, seed=candidate_seed(settings.seed, index, 0, 0, 0))
+    return blank_requests(
+        blanks,
+        prefix=record.round_id,
+        candidates=settings.candidates,
+        seed=settings.seed,
+        round_index=index,
+        sampler=settings.sampler,
+    )
 
 
 def round_index(record: RoundRecord) -> int:
