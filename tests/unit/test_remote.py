@@ -158,7 +158,7 @@ class TestRemoteGenerator:
     def test_leaves_the_sampler_to_the_service_where_nobody_said_one(self):
         with unruly(paints(made(request(0)))) as server:
             list(generator(server.url).generate([request(0, sampler=None)]))
-        assert "sampler" not in server.asked[0].json
+        assert server.asked[0].json["sampler"] == {}
 
     def test_sends_pictures_and_histories_by_reference(self):
         outfit = request(0).outfit.model_copy(update={"item_ids": (4, None, None), "item_images": {2: PICTURE}})
@@ -166,7 +166,7 @@ class TestRemoteGenerator:
         with unruly(paints(made(asked))) as server:
             assert list(generator(server.url).generate([asked])) == [made(asked)]
         sent = server.asked[0].json["outfits"][0]
-        assert sent["slots"][2] == {"category_id": 5, "artifact": PICTURE}
+        assert sent["slots"][2] == {"category_id": 5, "item_id": None, "artifact": PICTURE}
         assert sent["history"] == {"1": [{"item_id": 9}, {"artifact": PICTURE}]}
 
     def test_tells_how_far_the_service_is(self):
@@ -193,8 +193,8 @@ class TestRemoteGenerator:
     def test_keeps_no_trajectories_unless_they_are_wanted(self):
         with unruly(paints(made(request(0), trajectory=None))) as server:
             list(generator(server.url, is_recorded=False).generate([request(0)]))
-        assert "record" not in server.asked[0].json
-        assert "round_id" not in server.asked[0].json
+        assert server.asked[0].json["record"] is False
+        assert server.asked[0].json["round_id"] is None
 
     def test_refuses_to_let_recorded_sets_join_the_traffic(self):
         with pytest.raises(InvalidInput, match="round"):
@@ -314,7 +314,7 @@ class TestRemoteJudge:
             judge(server.url, artifacts=artifacts).score([made(request(0, outfit=outfit, history=(3, PICTURE)))])
         sent = server.asked[0].json["candidates"][0]
         assert sent["image"] == inline
-        assert "artifact" not in sent
+        assert sent["artifact"] is None
         assert sent["given_images"] == {"0": inline}
         assert sent["history"] == [{"item_id": 3}, {"image": inline}]
 
