@@ -41,7 +41,9 @@ class RoundJob(Frozen):
     finished_at: str | None = None
     enqueued_at: str | None = Field(None, description="When its id was last put into the queue.")
     attempts: int = Field(0, ge=0, description="How often a slice of it failed since it last moved.")
-    slice_number: int = Field(0, ge=0, description="Of the slice that is due or under way; a task for another is stale.")
+    slice_number: int = Field(
+        0, ge=0, description="Of the slice that is due or under way; a task for another is stale."
+    )
     is_in_slice: bool = Field(False, description="A worker has begun the slice and not said that it ended.")
     furthest: tuple[int, int] = Field((0, 0), description="How far it ever came: position of the stage, done in it.")
     not_before: str | None = Field(None, description="The next slice waits until then, since the last one failed.")
