@@ -99,6 +99,7 @@ def run_round(
     *,
     progress: Callable[[RoundStage], Progress] = lambda _stage: no_progress,
     should_stop: Stop = lambda: False,
+    after_stage: Callable[[RoundRecord], None] = lambda _record: None,
 ) -> RoundRecord:
     """Bring a round to its end, from wherever it is.
 
@@ -108,6 +109,7 @@ def run_round(
         parts: who does the work.
         progress: gives a progress callback for each stage.
         should_stop: asked between pieces of work.
+        after_stage: told after every stage, once the record is stored.
 
     Returns:
         The finished record, as stored.
@@ -135,6 +137,7 @@ def run_round(
             record = record.model_copy(update={"seconds": seconds})
             parts.feedback.put_round(record)
             log().info("stage finished", stage=stage, seconds=round(seconds[stage], 1))
+            after_stage(record)
     return record
 
 
