@@ -132,8 +132,12 @@ def run_round(
                 raise Cancelled(f"round {record.round_id} was stopped before stage {record.stage!r}")
             seconds = dict(record.seconds)
             stage = record.stage
-            with timed(seconds, stage):
-                record = stages[stage](record)
+            try:
+                with timed(seconds, stage):
+                    record = stages[stage](record)
+            except Cancelled:
+                parts.feedback.put_round(record.model_copy(update={"seconds": seconds}))  # the time was spent
+                raise
             record = record.model_copy(update={"seconds": seconds})
             parts.feedback.put_round(record)
             log().info("stage finished", stage=stage, seconds=round(seconds[stage], 1))
