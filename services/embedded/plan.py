@@ -1,0 +1,110 @@
+"""Which processes make up the embedded services, with what environment, and at which addresses."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from fashiondpo.clients.addresses import Addresses
+from fashiondpo.errors import Unavailable
+from services.embedded.processes import Command
+from services.embedded.settings import EmbeddedSettings
+from services.embedded.valkey import valkey_arguments, valkey_configuration
+
+SERVICES = ("generator", "judge_quality", "judge_compat", "judge_personal", "trainer")
+"""In the order of their ports."""
+JUDGES = SERVICES[1:4]
+STOP_ORDER = (("trainer", "worker"), ("generator", *JUDGES), ("valkey",))
+"""First nothing new is started, and a round in work is saved while what it needs still answers; the records go last."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything to start.
+
+    Attributes:
+        valkey: the store; to be started first.
+        services: the HTTP services and the worker.
+        addresses: by name of the service.
+        redis_url: with its password.
+    """
+
+    valkey: Command
+    services: tuple[Command, ...]
+    addresses: dict[str, str]
+    redis_url: str
+
+    def described(self, pid: int) -> Addresses:
+        """For the run's folder."""
+        return Addresses(pid=pid, redis_url=self.redis_url, **self.addresses)
+
+
+def make_plan(settings: EmbeddedSettings, inherited: Mapping[str, str]) -> Plan:
+    """Decide ports, password and environments.
+
+    Raises:
+        Unavailable: if a port is taken.
+    """
+    ports = _ports(settings)
+    password = secrets.token_urlsafe(32)
+    redis_url = f"redis://:{password}@127.0.0.1:{ports['valkey']}/0"
+    shown_host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    urls = {name: f"http://{shown_host}:{ports[name]}" for name in SERVICES}
+    # waiting threads of a service that has nothing to do must leave the cores to one that has
+    common = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1", **inherited}
+    services = []
+    for name in (*SERVICES, "worker"):
+        own = _variables(name, settings, redis_url, urls, ports)
+        module = "services.trainer.worker" if name == "worker" else f"services.{name}"
+        services.append(Command(name, [sys.executable, "-m", module], {**common, **own}))
+    folder = settings.folder / "valkey"
+    valkey = Command("valkey", valkey_arguments(), inherited, valkey_configuration(ports["valkey"], password), folder)
+    return Plan(valkey, tuple(services), urls, redis_url)
+
+
+def _variables(
+    name: str, settings: EmbeddedSettings, redis_url: str, urls: Mapping[str, str], ports: Mapping[str, int]
+) -> dict[str, str]:
+    """What a service needs to know, as variables with its prefix."""
+    folder = settings.folder
+    own = {"DEVICE": settings.device, "ARTIFACTS_URL": str(folder / "artifacts")}
+    if name in SERVICES:
+        own |= {"HOST": settings.host, "PORT": str(ports[name])}
+    if name in JUDGES:
+        own |= {"DATA": settings.data, "JUDGES": settings.judges}
+    else:
+        own |= {"DATA": settings.data, "BUNDLE": settings.bundle, "REDIS_URL": redis_url}
+    if name in ("trainer", "worker"):
+        own |= {
+            "CLIP": "mini" if settings.judges == "mini" else f"{settings.judges}/clip",
+            "TRAINING_FOLDER": str(folder / "training"),
+            "GENERATOR_URL": urls["generator"],
+            "JUDGE_URLS": json.dumps([urls[judge] for judge in JUDGES]),
+        }
+    prefix = "TRAINER" if name == "worker" else name.upper()
+    return {f"{prefix}_{variable}": value for variable, value in own.items()}
+
+
+def _ports(settings: EmbeddedSettings) -> dict[str, int]:
+    """A port for each; they are free now, all at once."""
+    ports = {}
+    with ExitStack() as held:
+        for position, name in enumerate((*SERVICES, "valkey")):
+            # Valkey's has no meaning for people, and so no fixed place
+            wanted = settings.base_port + position if settings.base_port and name in SERVICES else 0
+            taken = held.enter_context(socket.socket())
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                taken.bind(("127.0.0.1" if name == "valkey" else settings.host, wanted))
+            except OSError as error:
+                raise Unavailable(
+                    f"{name} cannot listen on {settings.host}:{wanted}: {error.strerror}; choose another --base-port, "
+                    "or 0 for free ones"
+                ) from error
+            ports[name] = taken.getsockname()[1]
+    return ports
