@@ -76,6 +76,7 @@ class MemoryLeases:
             token = self._tokens[name] = self._tokens.get(name, 0) + 1
             lease = Lease(name, holder, token)
             self._held[name] = lease, self._clock() + ttl_s
+            self._released.pop(name, None)
             return lease
 
     def renew(self, lease: Lease, ttl_s: float) -> None:

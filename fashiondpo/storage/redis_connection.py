@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -131,6 +132,26 @@ end
             return client.eval(self._text, len(keys), *keys, *values)
 
 
+KEEP_CHANGE = """
+local kept = redis.call('HMGET', KEYS[2], 'json', 'changes')
+local changes = kept[2] or ''
+if string.find(changes, ARGV[2], 1, true) then
+  return 1
+end
+if (kept[1] or '') ~= ARGV[3] then
+  return 0
+end
+redis.call('HSET', KEYS[2], 'json', ARGV[4], 'changes', string.sub(ARGV[2] .. changes, 1, 512))
+"""
+"""Start of a script that replaces the JSON in a hash, if it is still ARGV[3], by ARGV[4]; ends it unless it does.
+
+ARGV[2] names the change. The names of the last 16 are kept, so that one whose answer was lost is not made again.
+"""
+
+MOST_TRIES = 200
+"""So often is a change tried that others come before; each time one of them has got further."""
+
+
 class RedisPart:
     """Something kept in Redis under a prefix.
 
@@ -146,6 +167,11 @@ class RedisPart:
     def _key(self, *parts: str) -> str:
         return ":".join((self._prefix, *parts))
 
+    def _ask(self, *command: str | int) -> Any:
+        """The server's answer to a command that changes nothing."""
+        with answering():
+            return self._client.execute_command(*command)  # type: ignore[no-untyped-call]
+
     def _run(self, script: LuaScript, keys: Sequence[str], values: Sequence[str | int] = ()) -> Any:
         lease, claim = lease_key(self._prefix, self._fence.name if self._fence else "none"), ""
         if self._fence is not None:
@@ -157,6 +183,11 @@ class RedisPart:
             if self._fence is not None and _code(error) == "LEASELOST":
                 raise lost(self._fence) from None
             raise
+
+    def _compare_and_set(self, key: str, tried: Iterator[bool]) -> None:
+        """Try until a change is kept, i.e. until the iterator says True; raises Unavailable after too many tries."""
+        if not any(islice(tried, MOST_TRIES)):
+            raise Unavailable(f"{key} is changed by too many at once; try again")
 
 
 def lease_key(prefix: str, name: str) -> str:

@@ -20,6 +20,9 @@ from safetensors.numpy import save
 from fashiondpo.contracts import AdapterManifest, AdapterRef, GateVerdict, Interval, content_digest
 from fashiondpo.errors import Conflict, CorruptArtifact, DataFileError, InvalidAdapter, InvalidInput, NotFound
 from fashiondpo.storage.adapters import AdapterRegistry, FolderAdapters, MemoryAdapters, check_safetensors
+from fashiondpo.storage.artifacts import MemoryArtifacts
+from fashiondpo.storage.redis_adapters import RedisAdapters
+from tests.protocols.places import Places
 
 BASE = content_digest(b"base")
 PROMOTED = GateVerdict(
@@ -34,10 +37,11 @@ REJECTED = PROMOTED.model_copy(update={"is_promoted": False, "reasons": ("divers
 
 Open = Callable[[], AdapterRegistry]
 
-# Each makes an empty registry, in the empty folder where it needs one.
-IMPLEMENTATIONS: dict[str, Callable[[Path], AdapterRegistry]] = {
+# Each makes an empty registry, in an empty folder or in Redis where nobody else is.
+IMPLEMENTATIONS: dict[str, Callable[[Places], AdapterRegistry]] = {
     "memory": lambda _: MemoryAdapters(),
-    "folder": FolderAdapters,
+    "folder": lambda places: FolderAdapters(places.folder()),
+    "redis": lambda places: RedisAdapters(places.redis(), MemoryArtifacts(), places.prefix()),
 }
 
 
@@ -62,8 +66,8 @@ def edit(path: Path, **fields: object) -> None:
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
-def open_registry(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Open:
-    return lambda: IMPLEMENTATIONS[request.param](tmp_path_factory.mktemp("adapters"))
+def open_registry(request: pytest.FixtureRequest, places: Places) -> Open:
+    return lambda: IMPLEMENTATIONS[request.param](places)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -29,15 +28,18 @@ from fashiondpo.contracts import (
 )
 from fashiondpo.errors import Conflict, DataFileError, InvalidInput, NotFound
 from fashiondpo.storage.feedback import FeedbackStore, FolderFeedback, MemoryFeedback, merged_scores
+from fashiondpo.storage.redis_feedback import RedisFeedback
+from tests.protocols.places import Places
 
 NO_NAMES = ["", "../r1", "a/b", ".hidden", "r1\n", "a" * 129, "-r"]
 
 Open = Callable[[], FeedbackStore]
 
-# Each makes an empty store, in the empty folder where it needs one.
-IMPLEMENTATIONS: dict[str, Callable[[Path], FeedbackStore]] = {
+# Each makes an empty store, in an empty folder or in Redis where nobody else is.
+IMPLEMENTATIONS: dict[str, Callable[[Places], FeedbackStore]] = {
     "memory": lambda _: MemoryFeedback(),
-    "folder": FolderFeedback,
+    "folder": lambda places: FolderFeedback(places.folder()),
+    "redis": lambda places: RedisFeedback(places.redis(), places.prefix()),
 }
 
 
@@ -73,8 +75,8 @@ def make_round(round_id: str = "r1", **fields: object) -> RoundRecord:
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
-def open_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Open:
-    return lambda: IMPLEMENTATIONS[request.param](tmp_path_factory.mktemp("feedback"))
+def open_store(request: pytest.FixtureRequest, places: Places) -> Open:
+    return lambda: IMPLEMENTATIONS[request.param](places)
 
 
 @pytest.fixture
