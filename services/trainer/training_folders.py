@@ -1,6 +1,6 @@
 """Where a round's training keeps its checkpoints: a folder per lease, so that a late holder disturbs nobody.
 
-    <root>/round-0001/lease-00000003/checkpoint.safetensors, metrics.jsonl
+    <root>/round-0001/lease-0000000000000003/checkpoint.safetensors, metrics.jsonl
 
 Whoever takes a round over copies what the holder before has left. What that one still writes, if it lives, is seen by
 nobody.
@@ -20,7 +20,7 @@ CHECKPOINT = "checkpoint.safetensors"
 
 def lease_folder_name(token: int) -> str:
     """The folder of the lease with this fencing token; later ones sort behind."""
-    return f"lease-{token:012d}"
+    return f"lease-{token:016d}"
 
 
 def take_over_training(root: Path, round_id: str, token: int) -> Path:
