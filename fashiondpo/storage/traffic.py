@@ -57,7 +57,8 @@ class Backlog:
 class Traffic(Protocol):
     """The way of recorded sets: added -> claimed to be judged -> scored -> claimed by a round -> acknowledged.
 
-    Every method is safe to repeat when its answer was lost, and raises InvalidInput for what cannot be a name.
+    Every method is safe to repeat when its answer was lost (what was done the first time is not counted again), raises
+    InvalidInput for what cannot be a name, and LeaseLost where the store is fenced and its lease is no longer held.
     """
 
     def add(self, candidate_set: CandidateSet) -> None:
@@ -84,7 +85,7 @@ class Traffic(Protocol):
         """What the consumer holds of these is done with, in whichever stage, and is forgotten. Returns how many."""
 
     def give_back(self, consumer: str) -> int:
-        """Everything that the consumer holds may be claimed by others again. Returns how many."""
+        """Everything that the consumer holds may be claimed by others again, after what waits. Returns how many."""
 
     def pending(self, consumer: str) -> tuple[TrafficEntry, ...]:
         """What the consumer holds, in either stage, oldest first: recorded sets, then scored ones."""
@@ -99,10 +100,13 @@ class Traffic(Protocol):
         """Forget the scored sets of this provenance that nobody holds, e.g. of a former champion. Returns how many."""
 
 
+Stage = Literal["recorded", "scored"]
+
+
 @dataclass(frozen=True)
 class _Place:
     entry: TrafficEntry
-    stage: Literal["recorded", "scored"]
+    stage: Stage
     consumer: str | None = None
     claimed_at: float = 0.0
 
@@ -142,9 +146,7 @@ class MemoryTraffic:
         with self._guard(), self._lock:
             held = [place for place in self._held(consumer, set_ids) if place.stage == "recorded"]
             for place in held:
-                # at the end of the scored ones: dictionaries keep the order in which keys came in
-                del self._places[place.entry.set_id]
-                self._places[place.entry.set_id] = _Place(place.entry, "scored")
+                self._move_to_end(place, "scored")
             return len(held)
 
     def claim_scored(
@@ -168,7 +170,7 @@ class MemoryTraffic:
         with self._guard(), self._lock:
             held = self._held(consumer, list(self._places))
             for place in held:
-                self._places[place.entry.set_id] = _Place(place.entry, place.stage)
+                self._move_to_end(place, place.stage)
             return len(held)
 
     def pending(self, consumer: str) -> tuple[TrafficEntry, ...]:
@@ -219,6 +221,10 @@ class MemoryTraffic:
             claimed = [replace(p, consumer=consumer, claimed_at=now) for p in (*held, *idle, *free)[:count]]
             self._places.update({place.entry.set_id: place for place in claimed})
             return tuple(place.entry for place in claimed)
+
+    def _move_to_end(self, place: _Place, stage: Stage) -> None:
+        del self._places[place.entry.set_id]  # dictionaries keep the order in which keys came in
+        self._places[place.entry.set_id] = _Place(place.entry, stage)
 
     def _held(self, consumer: str, set_ids: Iterable[str]) -> list[_Place]:
         checked_name(consumer)
