@@ -70,18 +70,26 @@ def make_plan(settings: EmbeddedSettings, inherited: Mapping[str, str]) -> Plan:
 def _variables(
     name: str, settings: EmbeddedSettings, redis_url: str, urls: Mapping[str, str], ports: Mapping[str, int]
 ) -> dict[str, str]:
-    """What a service needs to know, as variables with its prefix."""
+    """What a process needs to know, as variables with its service's prefix."""
     folder = settings.folder
     own = {"DEVICE": settings.device, "ARTIFACTS_URL": str(folder / "artifacts")}
     if name in SERVICES:
         own |= {"HOST": settings.host, "PORT": str(ports[name])}
-    if name in JUDGES:
-        own |= {"DATA": settings.data, "JUDGES": settings.judges}
-    else:
-        own |= {"DATA": settings.data, "BUNDLE": settings.bundle, "REDIS_URL": redis_url}
+    match name:
+        case "judge_quality":
+            own |= {"WEIGHTS": settings.of_judges("quality")}
+        case "judge_compat" | "judge_personal":
+            own |= {
+                "DATA": settings.data,
+                "CLIP": settings.of_judges("clip"),
+                "FEATURES_CACHE": str(folder / "features"),
+            }
+            own |= {"VBPR": settings.of_judges("vbpr")} if name == "judge_compat" else {}
+        case _:
+            own |= {"DATA": settings.data, "BUNDLE": settings.bundle, "REDIS_URL": redis_url}
     if name in ("trainer", "worker"):
         own |= {
-            "CLIP": "mini" if settings.judges == "mini" else f"{settings.judges}/clip",
+            "CLIP": settings.of_judges("clip"),
             "TRAINING_FOLDER": str(folder / "training"),
             "GENERATOR_URL": urls["generator"],
             "JUDGE_URLS": json.dumps([urls[judge] for judge in JUDGES]),

@@ -37,6 +37,10 @@ class EmbeddedSettings(BaseSettings):
         """The run's folder, wherever a process is started."""
         return self.run.absolute()
 
+    def of_judges(self, part: str) -> str:
+        """Where a part of the judges' models lies: 'mini', or its folder."""
+        return "mini" if self.judges == "mini" else str(Path(self.judges) / part)
+
 
 def inherited_environment() -> dict[str, str]:
     """The environment of this process; what it says of a service, such as its API keys, reaches that service."""
