@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from fashiondpo.cli import adapters, data, stages
+from fashiondpo.cli import adapters, data, rounds, stages
 from fashiondpo.cli.complete import complete
 from fashiondpo.cli.pretrain import pretrain
+from fashiondpo.cli.services import up
 from fashiondpo.telemetry import configure_logging
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(rounds.app, name="rounds")
 app.command()(pretrain)
 app.command()(complete)
 app.command()(stages.generate)
@@ -28,6 +30,7 @@ app.command()(stages.train)
 app.command()(stages.gate)
 app.command()(stages.evaluate)
 app.command("round")(stages.round_)
+app.command()(up)
 
 
 @app.callback()
