@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
+from uuid import uuid4
 
 import numpy as np
 import open_clip
@@ -223,7 +224,7 @@ class CatalogueFeatures:
         if self._cache is not None and len(missing) and self._vectors is not None:
             path = self.cache_path()
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial.npy")
+            partial = path.with_suffix(f".{uuid4().hex}.partial.npy")  # another judge may write the same features now
             np.save(partial, self._vectors)
             partial.replace(path)
 

@@ -36,7 +36,8 @@ def run(create_app: Callable[[Settings], FastAPI], settings: Settings) -> int:
     """
     disable_created_metrics()  # type: ignore[no-untyped-call] # a second series per figure that nobody reads
     configure_logging(level=settings.log_level, form=settings.log_form)
-    capture_standard_logging(level=settings.log_level, form=settings.log_form)
+    of_libraries = "WARNING" if settings.log_level == "INFO" else settings.log_level
+    capture_standard_logging(level=of_libraries, form=settings.log_form)
     try:
         check_exposure(settings)
         app = create_app(settings)
