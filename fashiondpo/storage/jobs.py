@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from threading import Condition
 from typing import Literal, Protocol, Self, get_args
 
-from pydantic import Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from fashiondpo.contracts import Frozen, Name
 from fashiondpo.errors import Conflict, InvalidInput, NotFound
@@ -23,8 +23,6 @@ from fashiondpo.storage.records import Kind, checked_name, first_problem, json_t
 EventKind = Literal["state", "stage", "progress", "verdict", "problem"]
 KEPT_EVENTS = 1000
 """Events kept per round; the oldest go first."""
-
-_NUMBER: TypeAdapter[int] = TypeAdapter(int)
 
 
 class RoundJob(Frozen):
