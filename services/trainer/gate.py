@@ -16,12 +16,24 @@ from fashiondpo.evaluation.gate import GateSettings, decide
 from fashiondpo.evaluation.statistics import Floats, pairwise_diversity
 from fashiondpo.judges.features import ImageFeatures
 from fashiondpo.offline import LocalGenerator, judge_inputs, load_weights
-from fashiondpo.pipeline import RoundParts, Stop, collect_round, judge_round
+from fashiondpo.pipeline import SetJudge, Stop, collect_round, judge_round
+from fashiondpo.storage.adapters import AdapterRegistry
 from fashiondpo.storage.artifacts import ArtifactStore
+from fashiondpo.storage.feedback import FeedbackStore
 from fashiondpo.telemetry import Progress
 
 Side = Literal["before", "after"]
 Diversity = Callable[[Sequence[CandidateSet]], Floats]
+
+
+@dataclass(frozen=True)
+class HeldOutParts:
+    """Who paints, judges and keeps what the gate looks at."""
+
+    generator: LocalGenerator
+    judges: Sequence[SetJudge]
+    feedback: FeedbackStore
+    sets_per_call: int = 8
 
 
 @dataclass(frozen=True)
@@ -33,9 +45,9 @@ class ResumableGate:
 
     Attributes:
         round_id: the round whose adapter is to be judged.
-        painter: paints with either adapter; it need not record.
+        parts: the generator paints with either adapter; it need not record.
         requests: the held-out tasks, given the start of their names.
-        parts: judges and stores of the round.
+        adapters, artifacts: where the weights of both are.
         diversity: how different the candidates of each outfit are, (outfits,).
         weights: of the judges in the combined score.
         settings: what the adapter has to show.
@@ -44,9 +56,10 @@ class ResumableGate:
     """
 
     round_id: str
-    painter: LocalGenerator
+    parts: HeldOutParts
     requests: Callable[[str], Sequence[CandidateRequest]]
-    parts: Callable[[LocalGenerator], RoundParts]
+    adapters: AdapterRegistry
+    artifacts: ArtifactStore
     diversity: Diversity
     weights: dict[str, float]
     settings: GateSettings
@@ -60,26 +73,25 @@ class ResumableGate:
             Cancelled: if should_stop says so; what was painted and judged is kept.
             Unavailable: if a judge does not answer, or owes scores.
         """
-        parts = self.parts(self.painter)
-        content = parts.artifacts.get(trained.weights)
-        before = self._measured("before", parent, load_weights(parts.adapters, parent), parts)
+        before = self._measured("before", parent, load_weights(self.adapters, parent))
         unpublished = AdapterRef(version=parent.version + 1, digest=trained.weights.split(".")[0])
-        after = self._measured("after", unpublished, AdapterWeights.from_bytes(content), parts)
+        weights = AdapterWeights.from_bytes(self.artifacts.get(trained.weights))
+        after = self._measured("after", unpublished, weights)
         return decide(compare(before, after, self.weights), self.settings)
 
-    def _measured(self, side: Side, ref: AdapterRef, weights: AdapterWeights | None, parts: RoundParts) -> Measured:
+    def _measured(self, side: Side, ref: AdapterRef, weights: AdapterWeights | None) -> Measured:
         name = f"gate-{self.round_id}-{side}"
         requests = self.requests(name)
-        painting, judging = self._progress_of(side, len(requests), len(parts.judges))
+        painting, judging = self._progress_of(side, len(requests), len(self.parts.judges))
+        self.parts.generator.activate(ref, weights)
         record = RoundRecord(round_id=name, seed=0, adapter=ref)
-        self.painter.activate(ref, weights)
-        record = collect_round(record, requests, parts, painting, self.should_stop)
-        record = judge_round(record, parts, judging, self.should_stop)
-        return self._figures(record, parts)
+        record = collect_round(record, requests, self.parts, painting, self.should_stop)
+        record = judge_round(record, self.parts, judging, self.should_stop)
+        return self._figures(record)
 
-    def _figures(self, record: RoundRecord, parts: RoundParts) -> Measured:
-        scored = [parts.feedback.scored(set_id) for set_id in record.set_ids]
-        criteria = tuple(judge.info.criterion for judge in parts.judges)
+    def _figures(self, record: RoundRecord) -> Measured:
+        scored = [self.parts.feedback.scored(set_id) for set_id in record.set_ids]
+        criteria = tuple(judge.info.criterion for judge in self.parts.judges)
         owed = [s for s in scored if any(score.value is None and not score.is_final for score in s.scores)]
         if owed:
             raise UnscoredCandidates([s.candidate_set.set_id for s in owed], criteria)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fashiondpo.contracts import SamplerSettings
 from fashiondpo.errors import Conflict, InvalidInput, Unavailable
-from fashiondpo.outfits.model import DataSet
 from fashiondpo.pipeline import open_round
 from fashiondpo.run_settings import TrainRequest
 from fashiondpo.storage.jobs import RoundJob
 from fashiondpo.storage.traffic import Backlog
 from fashiondpo.telemetry import log
+from services.trainer.basis import Basis
 from services.trainer.orders import RoundOrder, first_record
 from services.trainer.queue import SliceQueue
 from services.trainer.round_ends import iso_now
@@ -21,25 +20,22 @@ MOST_COLLISIONS = 100
 """So many rounds may be opened by others while this one looks for its number."""
 
 
-def order_round(
-    asked: TrainRequest, key: str, *, stores: Stores, data_set: DataSet, sampler: SamplerSettings
-) -> RoundOrder:
+def order_round(asked: TrainRequest, key: str, *, stores: Stores, basis: Basis) -> RoundOrder:
     """Check a request against what there is, and say what it means now.
 
     Args:
         asked: the request.
         key: the same when a client repeats a request, different otherwise.
         stores: champion and recorded traffic.
-        data_set: held-out outfits, and those to learn from.
-        sampler: the bundle's own settings.
+        basis: held-out outfits and those to learn from, and how the bundle samples.
 
     Raises:
         InvalidInput: if the round could never be finished.
     """
-    settings = asked.run_settings(sampler)
-    data_set.blanks_of("valid", settings.gate_outfits)
+    settings = asked.run_settings(basis.sampler)
+    basis.data_set.blanks_of("valid", settings.gate_outfits)
     if asked.source == "split":
-        data_set.blanks_of("train", settings.outfits)
+        basis.data_set.blanks_of("train", settings.outfits)
         return RoundOrder(asked=asked, settings=settings, adapter=stores.champion(), key=key)
     backlog = champions_backlog(stores)
     waiting = backlog.waiting if backlog is not None else 0

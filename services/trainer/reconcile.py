@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from fashiondpo.contracts import SamplerSettings
 from fashiondpo.errors import InvalidInput, LeaseLost, Unavailable
-from fashiondpo.outfits.model import DataSet
 from fashiondpo.run_settings import TrainRequest
 from fashiondpo.storage.jobs import RoundJob
 from fashiondpo.telemetry import log
+from services.trainer.basis import Basis
 from services.trainer.opening import champions_backlog, open_ordered_round, order_round
 from services.trainer.queue import SliceQueue
 from services.trainer.round_ends import iso_now, seconds_since
@@ -45,15 +44,14 @@ def start_if_due(
     enough: int,
     stores: Stores,
     queue: SliceQueue,
-    data_set: DataSet,
-    sampler: SamplerSettings,
+    basis: Basis,
 ) -> RoundJob | None:
     """Open a round over traffic if enough scored sets wait and no other round is under way.
 
     Args:
         asked: what the round is asked for.
         enough: how many sets; 0 never starts one.
-        stores, queue, data_set, sampler: as for a round that somebody asks for.
+        stores, queue, basis: as for a round that somebody asks for.
 
     Returns:
         The round; None if it was not due.
@@ -65,7 +63,7 @@ def start_if_due(
     # named after the round before it: of two that look at the same moment, both mean the same round
     key = f"continuous-after-{newest[0].number if newest else 0}"
     try:
-        order = order_round(asked, key, stores=stores, data_set=data_set, sampler=sampler)
+        order = order_round(asked, key, stores=stores, basis=basis)
     except InvalidInput as error:
         log().warning("no round started", reason=str(error))
         return None

@@ -32,6 +32,9 @@ from services.trainer.stores import Stores
 PERMANENT = (InvalidInput, Conflict, TrainingDiverged, Unauthorized, Forbidden)
 """What fails again however often it is tried."""
 
+KEPT_METRICS = 200
+"""Updates of the training of which the round's readers see the figures; all of them are in the training's folder."""
+
 
 class RoundSlice:
     """One slice under its lease, and the hooks of its work."""
@@ -53,6 +56,7 @@ class RoundSlice:
         self._is_cancelled = False
         self._furthest = (0, 0)
         self._untold: RoundProgress | None = None
+        self._untold_metrics: list[dict[str, float]] = []
 
     def run(self, open_work: OpenWork) -> SliceEnd:
         """Work until the slice is over; raises LeaseLost, and Unavailable if the stores do not answer."""
@@ -94,6 +98,8 @@ class RoundSlice:
             self._has_moved = True
             self._untold = RoundProgress(stage=stage, done=done, total=total, figures=dict(figures))
             self._furthest = max(self._furthest, (ROUND_STAGES.index(stage), done))
+            if stage == "train":
+                self._untold_metrics.append({"step": done, **figures})
             if done >= total or self._clock() - self._told_at >= self._limits.tell_s:
                 self._tell()
 
@@ -127,10 +133,13 @@ class RoundSlice:
     def _tell(self) -> None:
         """Write how far it is; whatever failed before is forgotten once the round is further than ever."""
         self._told_at = self._clock()
-        told, furthest = self._untold, self._furthest
+        told, furthest, metrics = self._untold, self._furthest, tuple(self._untold_metrics)
 
         def moved(job: RoundJob) -> RoundJob:
             changes: dict[str, object] = {} if told is None else {"progress": told}
+            if metrics:
+                kept = [row for row in job.metrics if row["step"] < metrics[0]["step"]]
+                changes["metrics"] = (*kept, *metrics)[-KEPT_METRICS:]
             if furthest > job.furthest:
                 changes |= {"furthest": furthest, "attempts": 0, "problem": None, "unavailable_since": None}
             return job.model_copy(update=changes)
@@ -139,6 +148,7 @@ class RoundSlice:
         if told is not None:
             self._stores.jobs.append_event(self._round_id, "progress", told.model_dump(mode="json"))
             self._untold = None
+            self._untold_metrics.clear()
 
     def _cancel_requested(self) -> bool:
         if not self._is_cancelled and self._clock() - self._asked_at >= self._limits.poll_s:

@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from fashiondpo.run_settings import TrainRequest
+from fashiondpo.run_settings import MINI_ASSETS, TrainRequest
 from fashiondpo.serving.settings import ServingSettings
 
 SLOWEST_STEP_S = 300.0
@@ -21,6 +21,7 @@ class TrainerSettings(ServingSettings, BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TRAINER_", frozen=True, hide_input_in_errors=True)
 
     port: int = Field(8004, ge=0, le=65535, description="0 takes a free one; the log line `listening` tells which.")
+    assets: Path = Field(MINI_ASSETS, description="Folder of the mini models: what 'mini' stands for.")
     data: str = Field("mini", description="'mini', or the folder of a data set.")
     bundle: str = Field("mini", description="'mini', or the folder of a DiFashion bundle; the generator's.")
     clip: str = Field("mini", description="'mini', or the CLIP by which the gate measures diversity: folder or name.")
@@ -79,6 +80,10 @@ class TrainerSettings(ServingSettings, BaseSettings):
     worker_metrics_port: int | None = Field(
         None, ge=0, le=65535, description="Where the worker shows its figures to Prometheus; none: nowhere."
     )
+
+    def place(self, name: str, within: str) -> str:
+        """What a setting names, or where the mini family has its own."""
+        return str(self.assets / within) if name == "mini" else name
 
     @field_validator("redis_url", "threads", "service_key", "worker_metrics_port", mode="before")
     @classmethod

@@ -13,7 +13,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from fashiondpo.storage.records import checked_name, replace_file
-from fashiondpo.training.metrics import METRICS_FILE, read_metrics
+from fashiondpo.training.metrics import METRICS_FILE
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -46,20 +46,6 @@ def take_over_training(root: Path, round_id: str, token: int) -> Path:
         if old not in with_state[-1:]:
             shutil.rmtree(old, ignore_errors=True)
     return folder
-
-
-def training_metrics(root: Path, round_id: str, *, newest: int | None = None) -> tuple[dict[str, float], ...]:
-    """Figures of the round's updates, oldest first; none before training began.
-
-    Args:
-        root: of all rounds.
-        round_id: the round.
-        newest: how many; None for all.
-    """
-    for folder in reversed(_lease_folders(root, round_id)):
-        if rows := read_metrics(folder):
-            return tuple(rows if newest is None else rows[-newest:])
-    return ()
 
 
 def _lease_folders(root: Path, round_id: str) -> list[Path]:

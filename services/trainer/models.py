@@ -1,0 +1,43 @@
+"""What a worker process loads once and keeps between slices: outfits, the bundle, the features of the gate."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from fashiondpo.diffusion.model import DiFashion, load_bundle
+from fashiondpo.judges.features import ImageFeatures, OpenClipFeatures
+from fashiondpo.outfits.model import DataSet
+from fashiondpo.outfits.sources import load_data_set
+from fashiondpo.telemetry import log
+from services.trainer.settings import TrainerSettings
+
+
+class WorkerModels:
+    """Each is loaded when it is first needed."""
+
+    def __init__(self, settings: TrainerSettings) -> None:
+        """Names the places."""
+        self._settings = settings
+
+    @cached_property
+    def data_set(self) -> DataSet:
+        """The outfits."""
+        return load_data_set(self._settings.place(self._settings.data, "catalogue"))
+
+    @cached_property
+    def bundle(self) -> DiFashion:
+        """The models that are trained; the generator has the same."""
+        if self._settings.threads is not None:
+            torch.set_num_threads(self._settings.threads)
+        bundle = load_bundle(Path(self._settings.place(self._settings.bundle, "bundle")), device=self._settings.device)
+        log().info("bundle loaded", digest=bundle.digest[:12], device=self._settings.device)
+        return bundle
+
+    @cached_property
+    def features(self) -> ImageFeatures:
+        """By which the gate sees how different candidates are."""
+        name, _, tag = self._settings.place(self._settings.clip, "judges/clip").partition(":")
+        return OpenClipFeatures.load(name, self._settings.device, pretrained=tag or None)
