@@ -13,23 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fashiondpo.contracts import (
-    Candidate,
-    CandidateSet,
     GateVerdict,
-    GuidanceScales,
     Interval,
-    Outfit,
     PreferencePair,
-    RoundRecord,
-    SamplerSettings,
     Score,
-    content_digest,
-    content_ref,
 )
 from fashiondpo.errors import Conflict, DataFileError, InvalidInput, NotFound
 from fashiondpo.storage.feedback import FeedbackStore, FolderFeedback, MemoryFeedback, merged_scores
 from fashiondpo.storage.redis_feedback import RedisFeedback
 from tests.protocols.places import Places
+from tests.protocols.small_records import make_round, make_score, make_set
 
 NO_NAMES = ["", "../r1", "a/b", ".hidden", "r1\n", "a" * 129, "-r"]
 
@@ -41,37 +34,6 @@ IMPLEMENTATIONS: dict[str, Callable[[Places], FeedbackStore]] = {
     "folder": lambda places: FolderFeedback(places.folder()),
     "redis": lambda places: RedisFeedback(places.redis(), places.prefix()),
 }
-
-
-def make_set(set_id: str = "s1", *, candidates: int = 3, category_scale: float = 12.0) -> CandidateSet:
-    return CandidateSet(
-        set_id=set_id,
-        outfit=Outfit(outfit_id=4, user_id=2, category_ids=(1, 2, 3, 4), item_ids=(10, None, 30, 40)),
-        slot=1,
-        candidates=tuple(
-            Candidate(
-                candidate_id=f"{set_id}-{k}",
-                index=k,
-                seed=2**62 + k,
-                image=content_ref(f"{set_id}/{k}".encode(), "png"),
-            )
-            for k in range(candidates)
-        ),
-        sampler=SamplerSettings(guidance=GuidanceScales(category=category_scale)),
-        base_digest=content_digest(b"base"),
-    )
-
-
-def make_score(candidate_id: str, value: float | None = 1.0, criterion: str = "quality", **fields: object) -> Score:
-    reason = "the judge did not answer" if value is None else None
-    return Score.model_validate(
-        {"candidate_id": candidate_id, "criterion": criterion, "judge_version": "1", "value": value, "reason": reason}
-        | fields
-    )
-
-
-def make_round(round_id: str = "r1", **fields: object) -> RoundRecord:
-    return RoundRecord.model_validate({"round_id": round_id, "seed": 7} | fields)
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
