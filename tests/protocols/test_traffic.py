@@ -37,8 +37,8 @@ def let_time_pass(traffic: Traffic) -> Callable[[], None]:
     """Let a quarter of an hour pass for whoever holds something."""
 
     def in_redis() -> None:
-        client, recorded = traffic._client, f"{traffic._prefix}:traffic-recorded"
-        for stream in (recorded, *client.scan_iter(f"{traffic._prefix}:traffic-scored:*")):
+        client = traffic._client
+        for stream in client.scan_iter(f"{traffic._prefix}:traffic-*", _type="stream"):
             for held in client.xpending_range(stream, "takers", "-", "+", 100):
                 client.xclaim(stream, "takers", held["consumer"], 0, [held["message_id"]], idle=900_000, justid=True)
 
