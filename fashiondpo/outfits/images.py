@@ -47,6 +47,8 @@ def decode_image(content: bytes, *, size_px: int | None = None, name: str = "ima
             picture = _on_white(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError as error:
         raise InvalidInput(f"{name} is not a readable picture: it is none of {', '.join(FORMATS)}") from error
+    except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
+        raise TooLarge(f"{name} has too many pixels: {error}") from error
     except _UNREADABLE as error:
         raise InvalidInput(f"{name} is not a readable picture: {error}") from error
     if size_px is not None and picture.size != (size_px, size_px):
@@ -54,11 +56,8 @@ def decode_image(content: bytes, *, size_px: int | None = None, name: str = "ima
     return np.asarray(picture, dtype=np.uint8)
 
 
-_UNREADABLE = (
-    OSError, SyntaxError, ValueError, EOFError, struct.error, Pillow.DecompressionBombError,
-    Pillow.DecompressionBombWarning,
-)  # fmt: skip
-"""What Pillow raises for broken files; the warning is raised where warnings are made errors."""
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+"""What Pillow raises for broken files. Its warning of many pixels is raised where warnings are made errors."""
 
 
 def _on_white(picture: Pillow.Image) -> Pillow.Image:

@@ -156,7 +156,10 @@ class TestCompatibility:
     def test_an_item_that_is_not_in_the_catalogue_is_named(self, judges, data: DataSet):
         (item,) = candidates(data, 1)
         outfit = {**item["outfit"], "item_ids": [None, None, None, 10**9]}
-        assert "unknown_item: item 1000000000" in only(judges["compatibility"], {**item, "outfit": outfit, "slot": 0}).reason
+        assert (
+            "unknown_item: item 1000000000"
+            in only(judges["compatibility"], {**item, "outfit": outfit, "slot": 0}).reason
+        )
 
 
 class TestPersonalization:
