@@ -172,15 +172,21 @@ class RedisPart:
         with answering():
             return self._client.execute_command(*command)  # type: ignore[no-untyped-call]
 
+    def _look(self, script: LuaScript, keys: Sequence[str], values: Sequence[str | int] = ()) -> Any:
+        """What a script finds that changes nothing: no lease is needed for that."""
+        with answering():
+            return script.run(self._client, [lease_key(self._prefix, "none"), *keys], ["", *values])
+
     def _run(self, script: LuaScript, keys: Sequence[str], values: Sequence[str | int] = ()) -> Any:
-        lease, claim = lease_key(self._prefix, self._fence.name if self._fence else "none"), ""
-        if self._fence is not None:
-            claim = claim_of(self._fence)
+        """What a script answers that may change something; raises LeaseLost if the lease is no longer held."""
+        if self._fence is None:
+            return self._look(script, keys, values)
         try:
             with answering():
-                return script.run(self._client, [lease, *keys], [claim, *values])
+                lease = lease_key(self._prefix, self._fence.name)
+                return script.run(self._client, [lease, *keys], [claim_of(self._fence), *values])
         except redis.ResponseError as error:
-            if self._fence is not None and _code(error) == "LEASELOST":
+            if _code(error) == "LEASELOST":
                 raise lost(self._fence) from None
             raise
 

@@ -185,7 +185,7 @@ class RedisJobs(RedisPart):
         return self._key("jobs", checked_name(round_id))
 
     def _listed(self, index: str, newest: str, limit: int) -> list[RoundJob]:
-        found = self._run(_PAGE_OF_IDS, [self._key(index)], [newest, "-inf", limit, self._key("jobs", "")])
+        found = self._look(_PAGE_OF_IDS, [self._key(index)], [newest, "-inf", limit, self._key("jobs", "")])
         return [self._parsed(*job) for job in found]
 
     def _parsed(self, round_id: str, content: str, number: str) -> RoundJob:

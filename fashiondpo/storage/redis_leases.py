@@ -65,7 +65,7 @@ class RedisLeases(RedisPart):
 
     def current(self, name: str) -> Lease | None:
         """The lease that is held now."""
-        held = self._run(_CURRENT, [lease_key(self._prefix, checked_name(name))])
+        held = self._look(_CURRENT, [lease_key(self._prefix, checked_name(name))])
         return None if held is None else Lease(name, held[0], int(held[1]))
 
 

@@ -258,15 +258,15 @@ class RedisTraffic(RedisPart):
 
     def pending(self, consumer: str) -> tuple[TrafficEntry, ...]:
         """What the consumer holds."""
-        return _entries(self._do(_PENDING, [checked_name(consumer)]))
+        return _entries(self._look(_PENDING, self._common_keys, [checked_name(consumer)]))
 
     def waiting(self) -> int:
         """How many recorded sets nobody has claimed yet."""
-        return int(self._do(_BACKLOGS)[0][1])
+        return int(self._look(_BACKLOGS, self._common_keys)[0][1])
 
     def backlogs(self) -> tuple[Backlog, ...]:
         """Scored sets by provenance."""
-        found = self._do(_BACKLOGS)[1:]
+        found = self._look(_BACKLOGS, self._common_keys)[1:]
         return sorted_backlogs(
             Backlog(Provenance.model_validate_json(made_by), int(waiting), int(claimed))
             for made_by, waiting, claimed in found
@@ -282,8 +282,11 @@ class RedisTraffic(RedisPart):
         return _entries(self._do(_CLAIM, [consumer, count, idle_ms], stream=stream))
 
     def _do(self, script: LuaScript, values: list[str | int] | list[str] | None = None, *, stream: str = "") -> Any:
-        keys = [self._key("traffic-places"), self._key("traffic-provenances"), self._recorded]
-        return self._run(script, [*keys, stream] if stream else keys, values or [])
+        return self._run(script, [*self._common_keys, stream] if stream else self._common_keys, values or [])
+
+    @property
+    def _common_keys(self) -> list[str]:
+        return [self._key("traffic-places"), self._key("traffic-provenances"), self._recorded]
 
     @property
     def _recorded(self) -> str:
