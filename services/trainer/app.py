@@ -11,6 +11,7 @@ from fashiondpo.serving.app import create_service
 from fashiondpo.serving.idempotency import Once
 from fashiondpo.serving.loading import Loading
 from fashiondpo.serving.metrics import ServiceMetrics
+from fashiondpo.storage.stores import Stores
 from services.trainer.basis import load_basis
 from services.trainer.feedback_routes import feedback_router
 from services.trainer.parts import TrainerParts
@@ -18,7 +19,7 @@ from services.trainer.queue import CeleryQueue, MemoryQueue, SliceQueue
 from services.trainer.round_metrics import RoundMetrics
 from services.trainer.round_routes import round_router
 from services.trainer.settings import TrainerSettings
-from services.trainer.stores import Stores, open_stores
+from services.trainer.stores import artifacts_problem, open_stores, redis_client, stores_problem
 from services.trainer.worker import celery_app
 
 
@@ -27,7 +28,7 @@ def create_app(
 ) -> FastAPI:
     """The API; settings come from the environment, stores and queue from the settings, unless given."""
     settings = settings or TrainerSettings()
-    kept = stores or open_stores(settings)
+    kept, client = stores or open_stores(settings), redis_client(settings)
     parts = TrainerParts(
         settings=settings,
         stores=kept,
@@ -52,8 +53,8 @@ def create_app(
         lifespan=lifespan,
         readiness={
             "data": parts.basis.problem,
-            "redis": kept.problem,
-            "artifacts": kept.artifacts_problem,
+            "redis": lambda: stores_problem(client),
+            "artifacts": lambda: artifacts_problem(kept),
         },
         metrics=figures,
     )

@@ -8,13 +8,14 @@ from fashiondpo.errors import Conflict, InvalidInput, Unavailable
 from fashiondpo.pipeline import open_round
 from fashiondpo.run_settings import TrainRequest
 from fashiondpo.storage.jobs import RoundJob
+from fashiondpo.storage.stores import Stores
 from fashiondpo.storage.traffic import Backlog
 from fashiondpo.telemetry import log
 from services.trainer.basis import Basis
 from services.trainer.orders import RoundOrder, first_record
 from services.trainer.queue import SliceQueue
 from services.trainer.round_ends import iso_now
-from services.trainer.stores import Stores
+from services.trainer.stores import champion_of
 
 MOST_COLLISIONS = 100
 """So many rounds may be opened by others while this one looks for its number."""
@@ -36,7 +37,7 @@ def order_round(asked: TrainRequest, key: str, *, stores: Stores, basis: Basis) 
     basis.data_set.blanks_of("valid", settings.gate_outfits)
     if asked.source == "split":
         basis.data_set.blanks_of("train", settings.outfits)
-        return RoundOrder(asked=asked, settings=settings, adapter=stores.champion(), key=key)
+        return RoundOrder(asked=asked, settings=settings, adapter=champion_of(stores), key=key)
     backlog = champions_backlog(stores)
     waiting = backlog.waiting if backlog is not None else 0
     if backlog is None or waiting < (asked.outfits or 1):
@@ -45,12 +46,12 @@ def order_round(asked: TrainRequest, key: str, *, stores: Stores, basis: Basis) 
             "the generator record more (`record`), or learn from the data set (`source`: 'split')"
         )
     settings = settings.model_copy(update={"outfits": min(settings.outfits, waiting)})
-    return RoundOrder(asked=asked, settings=settings, adapter=stores.champion(), made_by=backlog.made_by, key=key)
+    return RoundOrder(asked=asked, settings=settings, adapter=champion_of(stores), made_by=backlog.made_by, key=key)
 
 
 def champions_backlog(stores: Stores) -> Backlog | None:
     """The largest pile of scored traffic that the champion made with one kind of settings; None if there is none."""
-    champion = stores.champion()
+    champion = champion_of(stores)
     return next((b for b in stores.traffic.backlogs() if b.made_by.adapter == champion and b.waiting), None)
 
 

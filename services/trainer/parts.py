@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from fashiondpo.serving.idempotency import Once
 from fashiondpo.serving.loading import Loading
+from fashiondpo.storage.stores import Stores
 from services.trainer.basis import Basis
 from services.trainer.queue import SliceQueue
 from services.trainer.settings import TrainerSettings
-from services.trainer.stores import Stores
 
 
 @dataclass(frozen=True)

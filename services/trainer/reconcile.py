@@ -5,12 +5,12 @@ from __future__ import annotations
 from fashiondpo.errors import InvalidInput, LeaseLost, Unavailable
 from fashiondpo.run_settings import TrainRequest
 from fashiondpo.storage.jobs import RoundJob
+from fashiondpo.storage.stores import Stores
 from fashiondpo.telemetry import log
 from services.trainer.basis import Basis
 from services.trainer.opening import champions_backlog, open_ordered_round, order_round
 from services.trainer.queue import SliceQueue
 from services.trainer.round_ends import iso_now, seconds_since
-from services.trainer.stores import Stores
 
 
 def reconcile(stores: Stores, queue: SliceQueue, *, holder: str, requeue_after_s: float, lease_s: float) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from fashiondpo.messages import Problem, RoundState
+from fashiondpo.storage.stores import Stores
 from fashiondpo.telemetry import log
-from services.trainer.stores import Stores
 
 
 def end_round(round_id: str, stores: Stores, state: RoundState, problem: Problem | None = None) -> None:

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from fashiondpo.errors import FashionDPOError
 from fashiondpo.messages import RoundEvent, RoundState
 from fashiondpo.serving.problems import log_error, problem_of
-from services.trainer.stores import Stores
+from fashiondpo.storage.stores import Stores
 
 ENDED: frozenset[RoundState] = frozenset({"succeeded", "failed", "cancelled"})
 POLL_S = 0.25

@@ -14,10 +14,11 @@ from fashiondpo.contracts import ROUND_STAGES
 from fashiondpo.errors import FashionDPOError
 from fashiondpo.messages import RoundState
 from fashiondpo.storage.jobs import RoundJob
+from fashiondpo.storage.stores import Stores
 from fashiondpo.telemetry import log
 from services.trainer.opening import all_jobs
 from services.trainer.round_views import view_of
-from services.trainer.stores import Stores
+from services.trainer.stores import champion_of
 
 STATES: tuple[RoundState, ...] = ("queued", "running", "succeeded", "failed", "cancelled")
 COUNTED_ROUNDS = 1000
@@ -81,7 +82,7 @@ class RoundMetrics(Collector):
         return [seconds, training, accuracy]
 
     def _traffic(self) -> Iterable[Metric]:
-        champion = self._stores.champion()
+        champion = champion_of(self._stores)
         version = GaugeMetricFamily(
             "fashiondpo_champion_version", "The adapter version that serves; 0 is the base model."
         )

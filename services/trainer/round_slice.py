@@ -22,12 +22,12 @@ from fashiondpo.messages import Problem, RoundProgress
 from fashiondpo.pipeline import Stop, open_round
 from fashiondpo.serving.problems import problem_of
 from fashiondpo.storage.jobs import RoundJob
+from fashiondpo.storage.stores import Stores
 from fashiondpo.telemetry import Progress, log
 from services.trainer.heartbeat import Heartbeat
 from services.trainer.orders import first_record
 from services.trainer.round_ends import end_round, iso_now, seconds_since
 from services.trainer.slice_contract import OpenWork, SliceEnd, SliceLimits
-from services.trainer.stores import Stores
 
 PERMANENT = (InvalidInput, Conflict, TrainingDiverged, Unauthorized, Forbidden)
 """What fails again however often it is tried."""

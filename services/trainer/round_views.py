@@ -5,8 +5,8 @@ from __future__ import annotations
 from fashiondpo.errors import NotFound
 from fashiondpo.messages import RoundPage, RoundView
 from fashiondpo.storage.jobs import RoundJob
+from fashiondpo.storage.stores import Stores
 from services.trainer.orders import first_record
-from services.trainer.stores import Stores
 
 
 def view_of(job: RoundJob, stores: Stores, *, has_metrics: bool = True) -> RoundView:

@@ -23,13 +23,13 @@ from fashiondpo.remote import RemoteGenerator
 from fashiondpo.run_settings import RunSettings
 from fashiondpo.storage.jobs import RoundJob
 from fashiondpo.storage.leases import Lease
+from fashiondpo.storage.stores import Stores
 from fashiondpo.workspace import round_requests
 from services.trainer.gate import HeldOutParts, ResumableGate, features_diversity
 from services.trainer.models import WorkerModels
 from services.trainer.orders import RoundOrder, order_of
 from services.trainer.peers import Peers
 from services.trainer.slice_contract import SliceHooks, Work
-from services.trainer.stores import Stores
 from services.trainer.training_folders import take_over_training
 
 

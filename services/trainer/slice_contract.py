@@ -10,8 +10,8 @@ from typing import Literal, Protocol
 from fashiondpo.contracts import RoundRecord, RoundStage
 from fashiondpo.storage.jobs import RoundJob
 from fashiondpo.storage.leases import Lease
+from fashiondpo.storage.stores import Stores
 from fashiondpo.telemetry import Progress
-from services.trainer.stores import Stores
 
 EndKind = Literal["continue", "wait", "succeeded", "failed", "cancelled", "busy", "stale", "lost"]
 

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from fashiondpo.errors import LeaseLost
 from fashiondpo.pipeline import Stop
 from fashiondpo.storage.jobs import RoundJob
+from fashiondpo.storage.stores import Stores
 from fashiondpo.telemetry import log, log_context
 from services.trainer.heartbeat import Heartbeat
 from services.trainer.round_ends import end_round, seconds_since
 from services.trainer.round_slice import RoundSlice
 from services.trainer.slice_contract import OpenWork, SliceEnd, SliceLimits
-from services.trainer.stores import Stores
 
 
 def advance(

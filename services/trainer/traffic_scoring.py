@@ -9,10 +9,11 @@ from fashiondpo.contracts import RoundRecord, ScoredSet
 from fashiondpo.errors import LeaseLost, NotFound
 from fashiondpo.pipeline import SetJudge, judge_round
 from fashiondpo.storage.feedback import FeedbackStore
+from fashiondpo.storage.stores import Stores
 from fashiondpo.telemetry import log, no_progress
 from services.trainer.heartbeat import Heartbeat
 from services.trainer.orders import order_of
-from services.trainer.stores import Stores
+from services.trainer.stores import champion_of
 
 SCORER = "scorer"
 """Who holds recorded sets while they are judged, and the lease that lets only one worker do it."""
@@ -72,7 +73,7 @@ def discard_stale_traffic(stores: Stores) -> int:
 
     A policy learns from what it made itself; returns how many sets were dropped.
     """
-    champion = stores.champion()
+    champion = champion_of(stores)
     wanted = [order_of(job).made_by for job in stores.jobs.unfinished()]
     stale = [b for b in stores.traffic.backlogs() if b.made_by.adapter != champion and b.made_by not in wanted]
     dropped = sum(stores.traffic.discard(backlog.made_by) for backlog in stale if backlog.waiting)

@@ -13,6 +13,7 @@ from types import FrameType
 import billiard  # type: ignore[import-untyped]
 from celery import Celery
 
+from fashiondpo.storage.stores import Stores
 from fashiondpo.telemetry import capture_standard_logging, configure_logging
 from services.trainer.basis import Basis, load_basis
 from services.trainer.peers import Peers
@@ -21,7 +22,7 @@ from services.trainer.reconcile import reconcile, start_if_due
 from services.trainer.settings import TrainerSettings
 from services.trainer.slice_contract import OpenWork, SliceEnd, SliceLimits
 from services.trainer.slices import advance
-from services.trainer.stores import Stores, open_stores
+from services.trainer.stores import open_stores
 from services.trainer.traffic_scoring import SCORER, discard_stale_traffic, score_traffic
 from services.trainer.worker import celery_app
 from services.trainer.worker_metrics import WorkerMetrics
