@@ -162,14 +162,19 @@ class ConditionEncoder:
             raise InvalidInput(f"the picture {item} must have shape {(size, size, 3)}, got {picture.shape}")
         return picture
 
+    def check_category(self, category_id: int) -> None:
+        """Raise InvalidInput if the category is unknown."""
+        if category_id not in self.categories:
+            raise InvalidInput(f"category {category_id} is unknown; known are {sorted(self.categories)}")
+
     def prompt_embeds(self, category_id: int | None) -> Tensor:
         """Encoding of the category's prompt, (l, d); of the empty prompt for None.
 
         Raises:
             InvalidInput: if the category is unknown.
         """
-        if category_id is not None and category_id not in self.categories:
-            raise InvalidInput(f"category {category_id} is unknown; known are {sorted(self.categories)}")
+        if category_id is not None:
+            self.check_category(category_id)
         text = "" if category_id is None else category_prompt(self.categories[category_id])
         if text not in self._prompts:
             self._prompts[text] = self.bundle.encode_prompts([text])[0]

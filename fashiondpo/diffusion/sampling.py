@@ -284,7 +284,7 @@ def sample_outfit(
         if should_stop():
             raise Cancelled(f"sampling was stopped after {step} of {len(run.timesteps)} steps")
         latents = run.latents.view(slots, candidates, *bundle.latent_shape)
-        mutual = _mutual_of_others(bundle, latents, given_latents.to(bundle.device), settings)
+        mutual = mutual_of_others(bundle, latents, given_latents.to(bundle.device), settings)
         mutual_steps.append(mutual.cpu())
         run.advance(timestep, rows.with_mutual(mutual.flatten(0, 1)))
         progress(step + 1, len(run.timesteps), {})
@@ -307,7 +307,7 @@ def sample_outfit(
 
 
 @torch.no_grad()
-def _mutual_of_others(bundle: DiFashion, latents: Tensor, given: Tensor, settings: SamplerSettings) -> Tensor:
+def mutual_of_others(bundle: DiFashion, latents: Tensor, given: Tensor, settings: SamplerSettings) -> Tensor:
     """Mutual latents (s, k, c, h, w) of every slot from the other slots' states (s, k, c, h, w) and the given items."""
     slots, candidates = latents.shape[:2]
     encoded = []
