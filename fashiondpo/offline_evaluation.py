@@ -85,6 +85,14 @@ class LocalEvaluator:
                 self.progress(len(sets), len(self.requests), {})
         finally:
             self.generator.activate(*found)
+        return self.measured(sets)
+
+    def measured(self, sets: Sequence[CandidateSet]) -> Measurement:
+        """Measure candidates of the held-out outfits, one set for each in their order, whoever has painted them.
+
+        Raises:
+            Unavailable: if a judge failed in a way that a later attempt may mend.
+        """
         shape = (len(sets), len(sets[0].candidates))
         scores = []
         for judge in self.judges:

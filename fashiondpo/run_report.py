@@ -85,7 +85,7 @@ def evaluate_versions(
         verdict=(manifest.verdict if manifest else None) or decide(comparison, settings.gate),
         before=old.measured,
         after=new.measured,
-        gallery=_gallery(workspace, split, evaluator.blanks, old, new, weights),
+        gallery=gallery_rows(workspace, split, evaluator.blanks, old, new, weights),
         training=training,
         seconds=seconds,
         facts=_facts(workspace, settings, split, old.candidate_sets[0]),
@@ -93,20 +93,22 @@ def evaluate_versions(
     return Evaluated(comparison, write_report(workspace.folder, report))
 
 
-def _gallery(
+def gallery_rows(
     workspace: Workspace,
     split: str,
     blanks: Sequence[Blank],
     before: Measurement,
     after: Measurement,
     weights: Mapping[str, float],
+    *,
+    count: int = GALLERY_OUTFITS,
 ) -> list[GalleryRow]:
     """The first outfits of the selection, one category after the other, whatever became of them."""
     old, new = combined_scores(before.measured, after.measured, weights)
     data_set = workspace.data_set
     catalogue, history = data_set.catalogue, data_set.history(split)
     rows = []
-    for position in _spread_over_categories(blanks)[:GALLERY_OUTFITS]:
+    for position in _spread_over_categories(blanks)[:count]:
         blank = blanks[position]
         outfit, category_id = blank.outfit, blank.outfit.category_ids[blank.slot]
         painted = [

@@ -8,6 +8,7 @@ import typer
 
 from fashiondpo.cli import adapters, data, rounds, stages
 from fashiondpo.cli.complete import complete
+from fashiondpo.cli.demo import demo
 from fashiondpo.cli.pretrain import pretrain
 from fashiondpo.cli.services import up
 from fashiondpo.telemetry import configure_logging
@@ -31,6 +32,7 @@ app.command()(stages.gate)
 app.command()(stages.evaluate)
 app.command("round")(stages.round_)
 app.command()(up)
+app.command()(demo)
 
 
 @app.callback()

@@ -17,6 +17,7 @@ from fashiondpo.storage.records import first_problem
 from fashiondpo.telemetry import configure_logging
 from services.embedded.lock import only_one
 from services.embedded.plan import STOP_ORDER, Plan, make_plan
+from services.embedded.processes import stop_with
 from services.embedded.readiness import service_check, valkey_check, worker_check
 from services.embedded.settings import EmbeddedSettings, inherited_environment
 from services.embedded.supervisor import ChildDied, Stopped, Supervisor
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     except ValidationError as error:
         return _fail(first_problem(error))
     try:
+        if settings.parent is not None:
+            stop_with(settings.parent)
         with only_one(settings.folder):
             return run(settings)
     except FashionDPOError as error:
@@ -67,10 +70,9 @@ def _start(supervisor: Supervisor, plan: Plan, settings: EmbeddedSettings) -> No
     _say(f"Starting Valkey, five services and a worker; their logs are in {settings.run}/logs …")
     supervisor.start(plan.valkey)
     supervisor.wait_until_ready({"valkey": valkey_check(plan.redis_url)}, settings.start_timeout_s)
-    for command in plan.services:
-        supervisor.start(command)
+    children = {command.name: supervisor.start(command) for command in plan.services}
     checks = {name: service_check(url) for name, url in plan.addresses.items()}
-    checks["worker"] = worker_check(plan.redis_url)
+    checks["worker"] = worker_check(children["worker"])
     supervisor.wait_until_ready(checks, settings.start_timeout_s, lambda name: _say(f"  {name} is ready"))
 
 

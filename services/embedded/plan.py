@@ -19,7 +19,9 @@ from services.embedded.valkey import valkey_arguments, valkey_configuration
 SERVICES = ("generator", "judge_quality", "judge_compat", "judge_personal", "trainer")
 """In the order of their ports."""
 JUDGES = SERVICES[1:4]
-STOP_ORDER = (("trainer", "worker"), ("generator", *JUDGES), ("valkey",))
+CELERY = ("worker", "beat")
+"""Parts of the trainer that listen to no port."""
+STOP_ORDER = (("trainer", "beat", "worker"), ("generator", *JUDGES), ("valkey",))
 """First nothing new is started, and a round in work is saved while what it needs still answers; the records go last."""
 
 
@@ -29,7 +31,7 @@ class Plan:
 
     Attributes:
         valkey: the store; to be started first.
-        services: the HTTP services and the worker.
+        services: the HTTP services, the worker and the beat.
         addresses: by name of the service.
         redis_url: with its password.
     """
@@ -58,10 +60,10 @@ def make_plan(settings: EmbeddedSettings, inherited: Mapping[str, str]) -> Plan:
     # waiting threads of a service that has nothing to do must leave the cores to one that has
     common = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1", **inherited}
     services = []
-    for name in (*SERVICES, "worker"):
+    for name in (*SERVICES, *CELERY):
         own = _variables(name, settings, redis_url, urls, ports)
-        module = "services.trainer.worker" if name == "worker" else f"services.{name}"
-        services.append(Command(name, [sys.executable, "-m", module], {**common, **own}))
+        module = ["services.trainer", name] if name in CELERY else [f"services.{name}"]
+        services.append(Command(name, [sys.executable, "-m", *module], {**common, **own}))
     folder = settings.folder / "valkey"
     valkey = Command("valkey", valkey_arguments(), inherited, valkey_configuration(ports["valkey"], password), folder)
     return Plan(valkey, tuple(services), urls, redis_url)
@@ -87,14 +89,16 @@ def _variables(
             own |= {"VBPR": settings.of_judges("vbpr")} if name == "judge_compat" else {}
         case _:
             own |= {"DATA": settings.data, "BUNDLE": settings.bundle, "REDIS_URL": redis_url}
-    if name in ("trainer", "worker"):
+    if name in ("trainer", *CELERY):
         own |= {
             "CLIP": settings.of_judges("clip"),
             "TRAINING_FOLDER": str(folder / "training"),
             "GENERATOR_URL": urls["generator"],
             "JUDGE_URLS": json.dumps([urls[judge] for judge in JUDGES]),
         }
-    prefix = "TRAINER" if name == "worker" else name.upper()
+    if name in CELERY:
+        own["LOG_LEVEL"] = "INFO"  # that a worker is ready says only its log
+    prefix = "TRAINER" if name in CELERY else name.upper()
     return {f"{prefix}_{variable}": value for variable, value in own.items()}
 
 

@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from fashiondpo.errors import Unavailable
+
 _PR_SET_PDEATHSIG = 1
 _TAIL_BYTES = 16_384
 
@@ -25,7 +27,7 @@ class Command:
         arguments: the command line; secrets do not belong here, every user of the machine can read it.
         environment: all of it.
         stdin: what the process reads from its standard input.
-        folder: in which it runs; this process's own unless given.
+        folder: in which it runs, made if need be; this process's own unless given.
     """
 
     name: str
@@ -44,7 +46,9 @@ class Child:
     def __init__(self, command: Command, log_file: Path) -> None:
         """Start it; what it writes is appended to the log file."""
         self.name, self.log_file = command.name, log_file
-        log_file.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (log_file.parent, command.folder):
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
@@ -82,6 +86,12 @@ class Child:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
+    def has_written(self, text: str) -> bool:
+        """Whether the text is in what it has written since it was started."""
+        with self.log_file.open("rb") as log:
+            log.seek(self._log_start)
+            return text.encode() in log.read()
+
     def last_lines(self, count: int) -> list[str]:
         """The end of what it has written since it was started."""
         with self.log_file.open("rb") as log:
@@ -102,3 +112,15 @@ def _dies_with(parent: int) -> Callable[[], None]:
             os._exit(1)  # it died before we asked
 
     return prepare
+
+
+def stop_with(parent: int) -> None:
+    """Have the kernel send this process SIGTERM when its parent dies.
+
+    Raises:
+        Unavailable: if the parent is no more.
+    """
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        raise Unavailable(f"process {parent}, which has started this one, is no more")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from celery import Celery
-
 from fashiondpo.clients.http import ServiceClient
 from fashiondpo.clients.retries import NO_RETRIES
 from fashiondpo.errors import FashionDPOError
 from fashiondpo.storage.redis_connection import connect, redis_problem
+from services.embedded.processes import Child
 from services.embedded.supervisor import READY, ReadinessCheck
 
 _TIMEOUT_S = 6.0
+_WORKER_IS_READY = " ready."
+"""Celery's own words, behind the name of the worker."""
 
 
 def service_check(url: str) -> ReadinessCheck:
@@ -34,11 +35,6 @@ def valkey_check(url: str) -> ReadinessCheck:
     return lambda: redis_problem(connect(url, timeout_s=_TIMEOUT_S, retries=0)) or READY
 
 
-def worker_check(redis_url: str) -> ReadinessCheck:
-    """Of the Celery worker: whether it answers a ping through the broker."""
-    control = Celery(broker=redis_url).control
-
-    def check() -> str:
-        return READY if control.ping(timeout=1.0) else "does not answer yet"
-
-    return check
+def worker_check(worker: Child) -> ReadinessCheck:
+    """Of the Celery worker: whether it has said that it takes tasks."""
+    return lambda: READY if worker.has_written(_WORKER_IS_READY) else "has not said that it takes tasks"

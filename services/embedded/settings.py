@@ -29,6 +29,7 @@ class EmbeddedSettings(BaseSettings):
     data: str = Field("mini", description="'mini', or the folder of a data set.")
     bundle: str = Field("mini", description="'mini', or the folder of a DiFashion bundle.")
     judges: str = Field("mini", description="'mini', or a folder with clip/, vbpr/ and quality/.")
+    parent: int | None = Field(None, description="Stop when this process, which has started us, is no more.")
     start_timeout_s: float = Field(300.0, gt=0, description="Until all must be ready.")
     stop_timeout_s: float = Field(45.0, gt=0, description="For each to stop by itself before it is killed.")
 
