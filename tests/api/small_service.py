@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -20,6 +19,7 @@ from fashiondpo.serving.keys import Caller, requires
 from fashiondpo.serving.settings import ServingSettings
 from fashiondpo.storage.idempotency import MemoryIdempotency
 from fashiondpo.telemetry import log
+from tests.polling import eventually
 
 READER, PAINTER, TRAINER, CHIEF = (f"{name}-0123456789abcdef" for name in ("reader", "painter", "trainer", "chief"))
 KEYS = f"ann:read:{READER} ben:generate:{PAINTER} cleo:train:{TRAINER} dora:admin:{CHIEF}"
@@ -108,15 +108,6 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def wait_until(is_so: Callable[[], bool], *, deadline_s: float = 30.0) -> None:
-    """Ask again and again until it is so; fails at the deadline."""
-    until = time.monotonic() + deadline_s
-    while not is_so():
-        if time.monotonic() > until:
-            raise AssertionError(f"still not so after {deadline_s:g} s")
-        time.sleep(0.02)
-
-
 def wait_until_ready(client: TestClient, *, deadline_s: float = 60.0) -> None:
     """Until /readyz says 200."""
-    wait_until(lambda: client.get("/readyz").status_code == 200, deadline_s=deadline_s)
+    eventually(lambda: client.get("/readyz").status_code == 200, within_s=deadline_s)

@@ -1,18 +1,26 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from fashiondpo.outfits.model import DataSet
 from fashiondpo.outfits.sources import load_data_set
-from fashiondpo.run_settings import MINI_ASSETS
 from tests.api.judges.judge_apps import JUDGES, judge_app, serving
+from tests.small_catalogue import save_small_catalogue
 
 
 @pytest.fixture(scope="session")
-def data() -> DataSet:
-    return load_data_set(MINI_ASSETS / "catalogue")
+def data_folder(tmp_path_factory) -> Path:
+    return save_small_catalogue(tmp_path_factory.mktemp("small-catalogue"))
+
+
+@pytest.fixture(scope="session")
+def data(data_folder: Path) -> DataSet:
+    return load_data_set(data_folder)
 
 
 @pytest.fixture(scope="session")
@@ -27,11 +35,16 @@ def artifacts_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def judges(features_cache: Path, artifacts_folder: Path) -> Iterator[dict[str, TestClient]]:
+def open_app(data_folder: Path, features_cache: Path) -> Callable[..., FastAPI]:
+    """Makes the app of a criterion, with further settings."""
+    return partial(judge_app, data=data_folder, features_cache=features_cache)
+
+
+@pytest.fixture(scope="session")
+def judges(open_app, artifacts_folder: Path) -> Iterator[dict[str, TestClient]]:
     """All three, ready, by criterion."""
-    with (
-        serving(judge_app(JUDGES[0], features_cache, artifacts_url=str(artifacts_folder))) as quality,
-        serving(judge_app(JUDGES[1], features_cache, artifacts_url=str(artifacts_folder))) as compatibility,
-        serving(judge_app(JUDGES[2], features_cache, artifacts_url=str(artifacts_folder))) as personalization,
-    ):
-        yield dict(zip(JUDGES, (quality, compatibility, personalization), strict=True))
+    with ExitStack() as stack:
+        yield {
+            criterion: stack.enter_context(serving(open_app(criterion, artifacts_url=str(artifacts_folder))))
+            for criterion in JUDGES
+        }

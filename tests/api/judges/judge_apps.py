@@ -27,14 +27,14 @@ from tests.api.small_service import wait_until_ready
 JUDGES = ("quality", "compatibility", "personalization")
 
 
-def judge_app(criterion: str, features_cache: Path, **settings: Any) -> FastAPI:
-    """One of the three services, as its factory makes it."""
+def judge_app(criterion: str, *, data: Path, features_cache: Path, **settings: Any) -> FastAPI:
+    """One of the three services, as its factory makes it; the quality judge has no catalogue."""
     match criterion:
         case "quality":
             return create_quality(JudgeQualitySettings(**settings))
         case "compatibility":
-            return create_compat(JudgeCompatSettings(features_cache=features_cache, **settings))
-    return create_personal(JudgePersonalSettings(features_cache=features_cache, **settings))
+            return create_compat(JudgeCompatSettings(data=data, features_cache=features_cache, **settings))
+    return create_personal(JudgePersonalSettings(data=data, features_cache=features_cache, **settings))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image as Pillow
 
 from fashiondpo.outfits.model import DataSet
-from tests.api.judges.judge_apps import base64_of, candidates, file_of, judge_app, serving
+from tests.api.judges.judge_apps import base64_of, candidates, file_of, serving
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +125,9 @@ class TestHostilePictures:
         response = judges["quality"].post("/score", json={"candidates": [{**item, "image": text}]})
         assert response.status_code == 422 or response.json()["scores"][0]["value"] is None
 
-    def test_the_pixel_limit_is_a_setting(self, features_cache, data: DataSet):
+    def test_the_pixel_limit_is_a_setting(self, open_app, data: DataSet):
         (item,) = candidates(data, 1)
-        with serving(judge_app("quality", features_cache, max_image_px=1023)) as client:
+        with serving(open_app("quality", max_image_px=1023)) as client:
             (score,) = client.post("/score", json={"candidates": [item]}).json()["scores"]
         assert score["reason"].startswith("too_large: image: 32x32 pixels are more than 1023")
 

@@ -14,7 +14,7 @@ from fashiondpo.outfits.images import encode_png
 from fashiondpo.outfits.model import DataSet
 from fashiondpo.storage.artifacts import FolderArtifacts
 from fashiondpo.workspace import Workspace
-from tests.api.judges.judge_apps import JUDGES, base64_of, candidates, judge_app, noise, serving
+from tests.api.judges.judge_apps import JUDGES, base64_of, candidates, noise, serving
 
 
 def score(client: TestClient, *items: dict) -> ScoreResponse:
@@ -168,8 +168,8 @@ class TestPersonalization:
             (item,) = candidates(data, 1, split=split)
             assert only(judges["personalization"], item).diagnostics["history"] == "category"
 
-    def test_knows_only_the_users_of_a_split_if_told_so(self, features_cache, data: DataSet):
-        with serving(judge_app("personalization", features_cache, history="train")) as client:
+    def test_knows_only_the_users_of_a_split_if_told_so(self, open_app, data: DataSet):
+        with serving(open_app("personalization", history="train")) as client:
             assert only(client, *candidates(data, 1, split="train")).value is not None
             assert only(client, *candidates(data, 1, split="test")).reason == "no_history"
 

@@ -16,8 +16,9 @@ from fashiondpo.judges.base import JudgeInput, Outcome, Scored, Unscored, to_sco
 from fashiondpo.outfits.model import DataSet
 from fashiondpo.serving.judge_settings import JudgeSettings
 from fashiondpo.serving.judging import LoadedJudge, create_judge_app
-from tests.api.judges.judge_apps import candidates, judge_app, serving
-from tests.api.small_service import KEYS, PAINTER, READER, bearer, wait_until
+from tests.api.judges.judge_apps import candidates, serving
+from tests.api.small_service import KEYS, PAINTER, READER, bearer
+from tests.polling import eventually
 
 INFO = JudgeInfo(criterion="quality", version="brightness", low=0, high=255)
 
@@ -123,7 +124,7 @@ class TestLoading:
             )
             assert client.get("/livez").status_code == 200
             may_finish.set()
-            wait_until(lambda: client.get("/readyz").status_code == 200)
+            eventually(lambda: client.get("/readyz").status_code == 200)
             assert client.post("/score", json={"candidates": items}).status_code == 200
         assert (ready.status_code, ready.json()["checks"]["judge"]) == (503, "loading, 3 of 9")
         assert (score.status_code, info.status_code) == (503, 503)
@@ -135,7 +136,7 @@ class TestLoading:
 
         app = create_judge_app(load, JudgeSettings(), title="Broken")
         with TestClient(app) as client:
-            wait_until(lambda: app.state.lifetime.failure is not None)
+            eventually(lambda: app.state.lifetime.failure is not None)
             assert client.get("/readyz").json()["checks"]["judge"] == "loading failed"
         assert str(app.state.lifetime.failure) == "there are no weights"
 
@@ -222,8 +223,8 @@ class TestOverload:
 
 
 class TestDoorOfAJudge:
-    def test_scoring_needs_the_scope_generate_and_asking_what_it_is_needs_any_key(self, items, features_cache):
-        with serving(judge_app("quality", features_cache, api_keys=KEYS)) as client:
+    def test_scoring_needs_the_scope_generate_and_asking_what_it_is_needs_any_key(self, items, open_app):
+        with serving(open_app("quality", api_keys=KEYS)) as client:
             statuses = [
                 client.request(
                     method, path, headers=headers, json={"candidates": items} if path == "/score" else None
@@ -240,8 +241,8 @@ class TestDoorOfAJudge:
 
 
 class TestFiguresOfAJudge:
-    def test_tell_of_batches_scores_latency_and_the_queue(self, items, features_cache):
-        with serving(judge_app("quality", features_cache)) as client:
+    def test_tell_of_batches_scores_latency_and_the_queue(self, items, open_app):
+        with serving(open_app("quality")) as client:
             score_all(client, [*items, {**items[0], "slot": 9}])
             text = client.get("/metrics").text
         assert "fashiondpo_judge_batch_size_sum 9.0" in text
