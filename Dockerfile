@@ -74,5 +74,6 @@ ENV PATH=/app/bin:/app/venv/bin:${PATH} \
 WORKDIR /var/lib/fashiondpo
 USER 10001:10001
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=15s --timeout=5s --start-period=300s --retries=4 CMD ["python", "/app/healthcheck.py", "livez"]
+HEALTHCHECK --interval=15s --timeout=10s --start-period=300s --retries=4 CMD ["python", "/app/healthcheck.py", "livez"]
+ENTRYPOINT ["entry"]
 CMD ["serve"]

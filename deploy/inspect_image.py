@@ -1,4 +1,4 @@
-"""Looks into an image from the inside: does it hold what its service needs, and nothing else? Prints what is wrong; says no by status.
+"""Looks into an image from the inside: does it hold what its service needs, and nothing else? Says no by its status.
 
 It runs with the image's own Python: deploy/build-images mounts it there.
 """
@@ -14,7 +14,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 BUILD_TOOLS = ("cc", "gcc", "g++", "clang", "ld", "make", "cmake", "rustc", "nvcc", "git")
-CACHES = ("/root/.cache", "/var/lib/fashiondpo/.cache", "/var/cache/apt/archives", "/var/lib/apt/lists", "/tools", "/source")
+CACHES = (
+    "/root/.cache",
+    "/var/lib/fashiondpo/.cache",
+    "/var/cache/apt/archives",
+    "/var/lib/apt/lists",
+    "/tools",
+    "/source",
+)
 
 
 def needed(extra: str) -> set[str]:
@@ -45,10 +52,11 @@ def faults(service: str) -> Iterator[str]:
         yield f"installed, though [{service}] does not need it: {', '.join(sorted(surplus))}"
     if missing := wanted - installed:
         yield f"needed by [{service}] and not installed: {', '.join(sorted(missing))}"
-    if tools := [tool for tool in BUILD_TOOLS if shutil.which(tool, path=f"{os.environ['PATH']}:/usr/local/bin:/usr/bin:/bin")]:
+    everywhere = f"{os.environ['PATH']}:/usr/local/bin:/usr/bin:/bin"
+    if tools := [tool for tool in BUILD_TOOLS if shutil.which(tool, path=everywhere)]:
         yield f"tools of a build: {', '.join(tools)}"
-    if full := [cache for cache in map(Path, CACHES) if os.access(cache, os.R_OK) and cache.is_dir() and any(cache.iterdir())]:
-        yield f"left over from the build: {', '.join(map(str, full))}"
+    if full := [place for place in CACHES if os.access(place, os.R_OK) and any(Path(place).iterdir())]:
+        yield f"left over from the build: {', '.join(full)}"
     services = {path.name for path in Path("/app/services").iterdir() if path.is_dir() and path.name != "__pycache__"}
     if services != {service.replace("-", "_")}:
         yield f"code of services {sorted(services)}"

@@ -1,4 +1,4 @@
-"""Writes how pip is set up here, by files and environment, as one pip.conf; prints the local files and folders that it names."""
+"""Writes how pip is set up here, by files and environment, as one pip.conf; prints the local places that it names."""
 
 import subprocess
 import sys
@@ -7,11 +7,21 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 # What a build needs to know; where this machine keeps its caches and logs does not belong to it.
-CARRIED = {"cert", "constraint", "default-timeout", "extra-index-url", "find-links", "index-url", "no-index", "trusted-host", "proxy"}
+CARRIED = {
+    "cert",
+    "constraint",
+    "default-timeout",
+    "extra-index-url",
+    "find-links",
+    "index-url",
+    "no-index",
+    "trusted-host",
+    "proxy",
+}
 
 
 def effective_settings() -> dict[str, str]:
-    """pip's own view: a later source overrides an earlier one."""
+    """What pip itself goes by: a later source overrides an earlier one."""
     listing = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], check=True, capture_output=True, text=True
     ).stdout

@@ -1,4 +1,4 @@
-"""Waits until an address answers 200, as long as a process lives; says what is missing if it does not within five minutes."""
+"""Waits until an address answers 200, as long as a process lives; says what is missing if it does not in time."""
 
 import sys
 import time

@@ -1,8 +1,8 @@
 """Checks that the image's torch is made for the CPU, and lets a torchvision that is made for CUDA be imported beside it.
 
-The usual torchvision wheels are linked against CUDA. Beside a CPU torch their operators cannot be loaded, and the import fails at
-two of them that it describes without asking whether they are there. Here they are declared, without a kernel: calling one still fails.
-The services call none of them. A torchvision for the CPU is left as it is.
+The usual torchvision wheels are linked against CUDA. Beside a CPU torch their operators cannot be loaded, and the import
+fails at two of them that it describes without asking whether they are there. Here they are declared, without a kernel:
+calling one still fails. The services call none of them. A torchvision for the CPU is left as it is.
 """
 
 import importlib.metadata
@@ -11,13 +11,13 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-DECLARATION = '''
+DECLARATION = """
 if not _has_ops():
     # Operators that are described on import, though they could not be loaded.
     _declared = torch.library.Library("torchvision", "DEF")
     for _name in ("nms", "qnms"):
         _declared.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-'''
+"""
 
 
 def can_import(module: str) -> bool:
