@@ -189,6 +189,10 @@ class Engine:
             done.set_result(None)
         return done
 
+    def verify(self, weights: AdapterWeights) -> None:
+        """Raise InvalidAdapter unless requests could be painted with the weights; changes nothing."""
+        self._pool.slots.verify(weights)
+
     @property
     def active(self) -> AdapterRef:
         """What a request that names no version is painted with, if it begins now."""

@@ -100,7 +100,7 @@ class AdapterFollower:
             except FashionDPOError as error:
                 self._note(str(error))
             except Exception as error:  # noqa: BLE001 - the thread must outlive whatever one version's files raise
-                log().error("following the champion failed", exc_info=error)
+                log().error("following_failed", exc_info=error)
                 self._note(f"following the champion failed: {type(error).__name__}")
             self._on_look(self._engine.active, self._problem is None)
 
@@ -130,7 +130,7 @@ class AdapterFollower:
             self._refused = None  # says nothing about the version
             raise
         self._refused, self._problem, self._has_followed = None, None, True
-        log().info("adapter activated", adapter_version=version, seconds=round(monotonic() - started, 3))
+        log().info("adapter_activated", adapter_version=version, seconds=round(monotonic() - started, 3))
 
     def _fetch(self, version: int) -> tuple[AdapterRef, AdapterWeights | None]:
         if version == 0:
@@ -141,5 +141,5 @@ class AdapterFollower:
         version = self._refused[0] if self._refused is not None else None
         said = problem if version is None else f"version {version} cannot be served: {problem}"
         if said != self._problem:
-            log().warning("the champion is not served", problem=said, serving=self._engine.active.version)
+            log().warning("champion_not_served", problem=said, serving=self._engine.active.version)
         self._problem = said

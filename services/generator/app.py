@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from fashiondpo.serving.app import create_service
+from fashiondpo.serving.health import ReadinessCheck
 from fashiondpo.serving.loading import Loading
 from fashiondpo.serving.metrics import ServiceMetrics
 from services.generator.adapter_routes import adapter_router
@@ -45,19 +46,21 @@ def create_app(settings: GeneratorSettings | None = None) -> FastAPI:
                 await asyncio.to_thread(generator.value.close, left_s)
             stores.close()
 
+    checks: dict[str, ReadinessCheck] = {
+        "generator": generator.problem,
+        "engine": lambda: generator.value.engine_problem(),
+        "adapter": lambda: generator.value.adapter_problem(),
+        "artifacts": stores.artifacts_problem,
+    }
+    if stores.client is not None:
+        checks["redis"] = stores.redis_problem
     return create_service(
         title="FashionDPO generator",
         description="Completes outfits with generated garments, and swaps the adapter that paints them while it serves.",
         settings=settings,
         routers=[generation_router(generator), image_router(generator), adapter_router(generator)],
         lifespan=lifespan,
-        readiness={
-            "generator": generator.problem,
-            "engine": lambda: generator.value.engine_problem(),
-            "adapter": lambda: generator.value.adapter_problem(),
-            "artifacts": stores.artifacts_problem,
-            "redis": stores.redis_problem,
-        },
+        readiness=checks,
         metrics=figures,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from fashiondpo.messages import Generation, GenerationProgress, SetProgress
 from fashiondpo.outfits.images import encode_png
 from fashiondpo.outfits.model import Image
 from fashiondpo.serving.problems import problem_of
-from services.generator.generation import ENDED, LiveGeneration, News, SetStep
+from services.generator.generation import ENDED, LiveGeneration, News
 
 
 class Watch:
@@ -77,43 +77,37 @@ class EventStream:
     keepalive_s: float
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        mark = 0
         with Watch(self.generation) as watch:
-            yield _event("progress", self._progress(self.generation.news(mark), ()))
+            news = self.generation.news(0)
+            yield _event("progress", await asyncio.to_thread(self._progress, news))
             while True:
-                news = await watch.news(mark, timeout_s=self.keepalive_s)
-                if news is None:
-                    yield KEEPALIVE_COMMENT
-                    continue
-                mark = news.mark
-                if news.steps or not (news.finished or news.is_ended):
-                    moved = await asyncio.to_thread(self._moved, news.steps)
-                    yield _event("progress", self._progress(news, moved))
                 for candidate_set in news.finished:
                     yield _event("set", candidate_set)
                 if news.is_ended:
                     yield _last(self.generation.view())
                     return
+                while (later := await watch.news(news.mark, timeout_s=self.keepalive_s)) is None:
+                    yield KEEPALIVE_COMMENT
+                news = later
+                if news.steps or not (news.finished or news.is_ended):
+                    yield _event("progress", await asyncio.to_thread(self._progress, news))
 
-    def _progress(self, news: News, moved: Sequence[SetProgress]) -> GenerationProgress:
+    def _progress(self, news: News) -> GenerationProgress:
         return GenerationProgress(
             generation_id=self.generation.plan.generation_id,
             status=news.status,
             done=news.done,
             total=news.total,
-            sets=tuple(moved),
+            sets=tuple(
+                SetProgress(
+                    set_id=step.set_id,
+                    step=step.step,
+                    num_steps=step.num_steps,
+                    previews=tuple(preview(image, self.preview_px) for image in step.previews),
+                )
+                for step in news.steps
+            ),
         )
-
-    def _moved(self, steps: Sequence[SetStep]) -> list[SetProgress]:
-        return [
-            SetProgress(
-                set_id=step.set_id,
-                step=step.step,
-                num_steps=step.num_steps,
-                previews=tuple(preview(image, self.preview_px) for image in step.previews),
-            )
-            for step in steps
-        ]
 
 
 @dataclass(frozen=True)

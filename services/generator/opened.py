@@ -38,7 +38,7 @@ class OpenedGenerator:
 
     def engine_problem(self) -> str | None:
         """Why the engine takes no requests."""
-        return None if self.engine.is_ready else "the engine takes no requests"
+        return self.engine.problem
 
     def adapter_problem(self) -> str | None:
         """Why nobody knows yet what should be served; a later champion that is broken leaves the old one serving."""

@@ -13,7 +13,6 @@ from fashiondpo.outfits.model import DataSet, History
 from fashiondpo.outfits.sources import load_data_set
 from fashiondpo.telemetry import Progress
 from services.generator.adapter_desk import AdapterDesk
-from services.generator.adapter_fit import AdapterFit
 from services.generator.adapter_follower import AdapterFollower
 from services.generator.candidate_writer import CandidateWriter
 from services.generator.claim_keeper import ClaimKeeper
@@ -46,7 +45,6 @@ def open_generator(
     dtype: torch.dtype = getattr(torch, settings.dtype)
     bundle = load_bundle(settings.place(settings.bundle, "bundle"), device=settings.device, dtype=dtype)
     progress(2, _STAGES, {})
-    fit = AdapterFit.of(bundle, settings.adapter_rank)
     engine = Engine(
         bundle,
         ConditionEncoder(bundle, data_set.catalogue, bundle.categories),
@@ -60,7 +58,7 @@ def open_generator(
     try:
         warm_up(engine, data_set.catalogue, bundle.categories, bundle.sampler)
         progress(3, _STAGES, {})
-        opened = _composed(settings, stores, metrics, engine, bundle, fit, data_set)
+        opened = _composed(settings, stores, metrics, engine, bundle, data_set)
         opened.follower.follow()
         progress(4, _STAGES, {})
     except BaseException:
@@ -77,7 +75,6 @@ def _composed(
     metrics: GeneratorMetrics,
     engine: Engine,
     bundle: DiFashion,
-    fit: AdapterFit,
     data_set: DataSet,
 ) -> OpenedGenerator:
     follower = AdapterFollower(
@@ -112,7 +109,7 @@ def _composed(
         engine=engine,
         follower=follower,
         pinned=pinned,
-        verify=fit.check,
+        verify=engine.verify,
         max_bytes=int(settings.max_adapter_mb * 2**20),
     )
     keeper = ClaimKeeper(generations, stores.generations, claim_s=settings.claim_s)

@@ -68,7 +68,7 @@ class Painting:
         except FashionDPOError as problem:
             error = problem
         except Exception as problem:  # noqa: BLE001 - whatever a store raises must not leave callers waiting
-            log().error("a candidate set could not be stored", set_id=result.set_id, exc_info=problem)
+            log().error("set_not_stored", set_id=result.set_id, exc_info=problem)
             error = Unavailable(f"candidate set {result.set_id} could not be stored")
         if error is not None:
             # noted before the engine hears of it: this is the reason, not the stop that follows from it

@@ -1,7 +1,6 @@
 """Following the registry's champion, with an engine that only notes what it is told."""
 
 import threading
-import time
 from concurrent.futures import Future
 
 import pytest
@@ -11,6 +10,7 @@ from fashiondpo.diffusion.lora import AdapterWeights
 from fashiondpo.errors import InvalidAdapter, Unavailable
 from fashiondpo.storage.adapters import MemoryAdapters
 from services.generator.adapter_follower import AdapterFollower
+from tests.polling import eventually
 from tests.tiny_models import build_tiny_bundle, random_adapter
 
 
@@ -90,7 +90,7 @@ class TestFollower:
         following.start()
         try:
             registry.activate(3, is_forced=True)
-            wait_until(lambda: engine.active.version == 3)
+            eventually(lambda: engine.active.version == 3)
         finally:
             following.close()
 
@@ -99,10 +99,10 @@ class TestFollower:
         following = follower(registry, engine, poll_s=3600, wait_for_hint=hint.wait)
         following.start()
         try:
-            wait_until(lambda: following.has_followed)
+            eventually(lambda: following.has_followed)
             registry.activate(3, is_forced=True)
             hint.set()
-            wait_until(lambda: engine.active.version == 3)
+            eventually(lambda: engine.active.version == 3)
         finally:
             following.close()
 
@@ -181,10 +181,3 @@ class TestSilentRegistry:
         registry.silent = False
         following.follow()
         assert (following.problem, following.has_followed) == (None, True)
-
-
-def wait_until(is_so, *, deadline_s: float = 10.0) -> None:
-    until = time.monotonic() + deadline_s
-    while not is_so():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.005)

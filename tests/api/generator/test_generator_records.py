@@ -1,6 +1,5 @@
 """Records of generations, in this process and in Redis: one suite for both."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,6 +9,7 @@ from fashiondpo.messages import GenerateRequest, Generation, Problem
 from fashiondpo.storage.redis_connection import connect
 from services.generator.generation_records import GenerationRecord, MemoryGenerationRecords
 from services.generator.redis_generation_records import RedisGenerationRecords
+from tests.polling import eventually
 
 REQUEST = GenerateRequest.model_validate(
     {"outfits": [{"user_id": 1, "slots": [{"item_id": 1}, {"category_id": 2}], "set_id": "s", "seeds": [[1]]}]}
@@ -28,14 +28,6 @@ def record(name: str = "g1", status: str = "queued", **more) -> GenerationRecord
         problem=problem,
     )
     return GenerationRecord(owner="ann", generation=generation, **more)
-
-
-def wait_for(find, *, deadline_s: float = 10.0):
-    until = time.monotonic() + deadline_s
-    while not (found := find()):
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.01)
-    return found
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -124,7 +116,7 @@ class TestClaims:
     def test_are_taken_over_when_they_run_out(self, records_with):
         records = records_with(0.05)
         records.accept(record(request=REQUEST))
-        assert wait_for(lambda: records.take_over(10)) == (record(request=REQUEST),)
+        assert eventually(lambda: records.take_over(10)) == (record(request=REQUEST),)
 
     def test_are_not_taken_over_before(self, records):
         records.accept(record(request=REQUEST))

@@ -72,7 +72,7 @@ class TestOutfitsOfARequest:
 
     def test_names_used_twice_are_refused(self, reader):
         outfit = {"user_id": 1, "slots": [{"item_id": 6}, {"category_id": 8}], "set_id": "same"}
-        with pytest.raises(InvalidInput, match="used twice.*same"):
+        with pytest.raises(InvalidInput, match=r"used twice.*same"):
             reader.outfits(GenerateRequest.model_validate({"outfits": [outfit, outfit]}), prefix="g")
 
     def test_a_name_that_grows_too_long_is_refused(self, reader):
