@@ -17,8 +17,13 @@ OURS = {
     "judge-personal": "judge_personal",
     "trainer": "trainer",
     "worker": "trainer",
+    "beat": "trainer",
 }
 """Services of docker-compose.yml that run our code, and the package below services/ whose settings they read."""
+LISTENING = {name: package for name, package in OURS.items() if name != "beat"}
+"""Those that answer on a port."""
+BUILT = {name: package for name, package in LISTENING.items() if name != "worker"}
+"""Those that have an image of their own."""
 
 
 class Reset:

@@ -13,7 +13,19 @@ from urllib.parse import urlsplit
 import pytest
 
 from fashiondpo.serving.run import check_exposure
-from tests.deployment.composition import CPU, GPU, OURS, ROOT, environment, load, plain, settings_class, variables
+from tests.deployment.composition import (
+    BUILT,
+    CPU,
+    GPU,
+    LISTENING,
+    OURS,
+    ROOT,
+    environment,
+    load,
+    plain,
+    settings_class,
+    variables,
+)
 
 BIN = Path(sys.executable).parent
 FILES = ("docker-compose.yml", "docker-compose.cpu.yml")
@@ -29,6 +41,11 @@ def of_entry() -> set[str]:
     """Settings that the images take from files."""
     entry = (ROOT / "deploy/image/entry").read_text()
     return set(re.search(r"for name in (.+); do", entry)[1].split())
+
+
+def own_volumes(name: str) -> list[str]:
+    """Named ones of a service; the rest belongs to the host."""
+    return [volume for volume in GPU["services"][name].get("volumes", []) if volume.split(":")[0] in GPU["volumes"]]
 
 
 def published(service: dict) -> list[str]:
@@ -47,8 +64,8 @@ def test_a_compose_file_follows_the_schema(name, tmp_path):
 
 @pytest.mark.parametrize("name", GPU["services"])
 class TestEveryContainer:
-    def test_says_whether_it_is_well(self, name):
-        assert GPU["services"][name]["healthcheck"]["test"]
+    def test_says_whether_it_is_well_unless_it_answers_nobody(self, name):
+        assert GPU["services"][name]["healthcheck"].get("disable", False) == (name in OURS.keys() - LISTENING)
 
     def test_is_started_again_when_it_ends(self, name):
         assert GPU["services"][name]["restart"] == "unless-stopped"
@@ -65,7 +82,7 @@ class TestEveryContainer:
     def test_waits_only_for_what_can_say_that_it_is_well(self, name):
         for awaited, how in GPU["services"][name].get("depends_on", {}).items():
             assert how == {"condition": "service_healthy"}
-            assert "healthcheck" in GPU["services"][awaited]
+            assert "test" in GPU["services"][awaited]["healthcheck"]
 
     def test_is_reached_through_loopback_only_unless_told_otherwise(self, name):
         assert all(address.startswith("127.0.0.1:") for address in published(GPU["services"][name]))
@@ -87,25 +104,13 @@ class TestEveryServiceOfOurs:
         known |= {f"{setting}_FILE" for setting in of_entry() & known}
         assert set(environment(GPU["services"][name])) <= known
 
-    def test_starts_with_what_it_is_told_and_asks_for_keys(self, name, package, monkeypatch, tmp_path):
-        keys = tmp_path / "api_keys"
-        keys.write_text(f"operator:admin:sha256-{'0' * 64}")
-        prefix = settings_class(package).model_config["env_prefix"]
-        for variable, value in environment(GPU["services"][name]).items():
-            monkeypatch.setenv(variable, value)
-        monkeypatch.setenv(f"{prefix}API_KEYS_FILE", str(keys))
-        settings = settings_class(package)()
-        assert not settings.is_loopback
-        assert settings.key_ring()
-        check_exposure(settings)
-
     def test_keeps_what_it_keeps_in_folders_that_its_image_has(self, name, package):
         made = set(re.findall(r"/image/state/(\w+)", (ROOT / "deploy/image/install-service").read_text()))
-        targets = {volume.split(":")[-1 if volume.count(":") == 1 else 1] for volume in self.own_volumes(name)}
+        targets = {volume.split(":")[-1 if volume.count(":") == 1 else 1] for volume in own_volumes(name)}
         assert targets <= {f"{STATE}/{folder}" for folder in made}
 
     def test_finds_every_folder_that_it_is_told_in_a_volume(self, name, package):
-        targets = [volume.split(":")[1] for volume in self.own_volumes(name)]
+        targets = [volume.split(":")[1] for volume in own_volumes(name)]
         told = [value for value in environment(GPU["services"][name]).values() if value.startswith(STATE)]
         assert [value for value in told if not any(value.startswith(target) for target in targets)] == []
 
@@ -116,7 +121,7 @@ class TestEveryServiceOfOurs:
     def test_computes_on_the_cpu_without_reserving_a_gpu_in_the_cpu_variant(self, name, package):
         service = CPU["services"][name]
         assert "deploy" not in service
-        assert {value for key, value in service["environment"].items() if key.endswith("_DEVICE")} == {"cpu"}
+        assert {value for key, value in service["environment"].items() if key.endswith("_DEVICE")} <= {"cpu"}
         assert service["image"].endswith("-cpu")
 
     def test_reserves_a_gpu_where_it_computes_on_one(self, name, package):
@@ -124,14 +129,23 @@ class TestEveryServiceOfOurs:
         has_gpu = "gpu" in str(service.get("deploy", {}))
         assert has_gpu == ("cuda" in environment(service).values())
 
-    @staticmethod
-    def own_volumes(name: str) -> list[str]:
-        """Named ones; the rest belongs to the host."""
-        return [volume for volume in GPU["services"][name]["volumes"] if volume.split(":")[0] in GPU["volumes"]]
+
+@pytest.mark.parametrize(("name", "package"), LISTENING.items())
+def test_a_service_starts_with_what_it_is_told_and_asks_for_keys(name, package, monkeypatch, tmp_path):
+    keys = tmp_path / "api_keys"
+    keys.write_text(f"operator:admin:sha256-{'0' * 64}")
+    prefix = settings_class(package).model_config["env_prefix"]
+    for variable, value in environment(GPU["services"][name]).items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv(f"{prefix}API_KEYS_FILE", str(keys))
+    settings = settings_class(package)()
+    assert not settings.is_loopback
+    assert settings.key_ring()
+    check_exposure(settings)
 
 
 class TestImages:
-    @pytest.mark.parametrize("name", [name for name in OURS if name != "worker"])
+    @pytest.mark.parametrize("name", BUILT)
     def test_are_built_for_the_service_in_either_variant(self, name):
         gpu, cpu = (composition["services"][name]["build"]["args"] for composition in (GPU, CPU))
         assert gpu["SERVICE"] == cpu["SERVICE"] == name
@@ -144,8 +158,8 @@ class TestImages:
         assert told <= asked
 
     @pytest.mark.parametrize("composition", [GPU, CPU], ids=["gpu", "cpu"])
-    def test_of_trainer_and_worker_are_the_same(self, composition):
-        assert composition["services"]["trainer"]["image"] == composition["services"]["worker"]["image"]
+    def test_of_trainer_worker_and_beat_are_the_same(self, composition):
+        assert len({composition["services"][name]["image"] for name in ("trainer", "worker", "beat")}) == 1
 
 
 class TestRedis:
@@ -160,7 +174,7 @@ class TestRedis:
         assert GPU["networks"]["store"]["internal"]
         assert GPU["services"]["redis"]["networks"] == ["store"]
         assert {n for n, s in GPU["services"].items() if "store" in s["networks"]} == {
-            "redis", "generator", "trainer", "worker",
+            "redis", "generator", "trainer", "worker", "beat",
         }  # fmt: skip
 
     def test_is_awaited_by_all_who_are_told_its_address(self):

@@ -10,7 +10,7 @@ from threading import Thread
 
 import pytest
 
-from tests.deployment.composition import OURS, ROOT, settings_class
+from tests.deployment.composition import BUILT, ROOT, settings_class
 from tests.deployment.scripts import load_script
 
 BIN = Path(sys.executable).parent
@@ -68,7 +68,7 @@ class TestExtras:
 
     needed = staticmethod(load_script("deploy/inspect_image.py").needed)
 
-    @pytest.mark.parametrize("service", [name for name in OURS if name != "worker"])
+    @pytest.mark.parametrize("service", BUILT)
     def test_are_there_for_every_service_and_bring_web_and_torch(self, service):
         assert {"fastapi", "uvicorn", "redis", "torch", "prometheus-client"} <= self.needed(service)
 
@@ -123,9 +123,7 @@ class TestHealthCheck:
     def test_notices_that_nobody_is_there(self, port):
         assert self.check("livez", "1", FASHIONDPO_SERVICE="trainer") == 1
 
-    @pytest.mark.parametrize(
-        ("service", "package"), [(name, package) for name, package in OURS.items() if name != "worker"]
-    )
+    @pytest.mark.parametrize(("service", "package"), BUILT.items())
     def test_knows_where_services_listen_unless_told_otherwise(self, service, package):
         assert (
             load_script("deploy/image/healthcheck.py").PORTS[service]

@@ -22,7 +22,7 @@ from services.trainer.round_metrics import RoundMetrics
 from services.trainer.settings import TrainerSettings
 from services.trainer.stores import open_stores
 from services.trainer.worker_metrics import WorkerMetrics
-from tests.deployment.composition import GPU, OURS, ROOT, environment
+from tests.deployment.composition import GPU, LISTENING, ROOT, environment
 
 DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboards/fashiondpo.json").read_text())
 ALERTS = yaml.safe_load((ROOT / "deploy/alerts.yml").read_text())
@@ -125,7 +125,7 @@ class TestPrometheus:
             for source in job["dns_sd_configs"]
         }
         listening = set()
-        for name in OURS:
+        for name in LISTENING:
             told = environment(GPU["services"][name])
             port = told.get("TRAINER_WORKER_METRICS_PORT") or next(v for k, v in told.items() if k.endswith("_PORT"))
             listening.add((name, (name,), int(port)))
@@ -133,7 +133,7 @@ class TestPrometheus:
 
     def test_watches_for_jobs_that_there_are(self):
         named = {job for _, expression in expressions() for job in re.findall(r'job="([^"]*)"', expression)}
-        assert named <= set(OURS)
+        assert named <= set(LISTENING)
 
     @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
     def test_itself_finds_nothing_wrong_in_queries_and_configuration(self, tmp_path):
