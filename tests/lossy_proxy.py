@@ -20,7 +20,8 @@ class LossyProxy:
     def __init__(self, port: int) -> None:
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._is_closed, self._loses_next, self._lost = Event(), Event(), Event()
+        self._is_closed, self._lost = Event(), Event()
+        self._answers_left: int | None = None
         self._threads = [Thread(target=self._accept, daemon=True)]
 
     @property
@@ -30,13 +31,13 @@ class LossyProxy:
 
     @property
     def has_lost_one(self) -> bool:
-        """Whether an answer was lost since `lose_next_answer`."""
+        """Whether an answer was lost since `lose_an_answer`."""
         return self._lost.is_set()
 
-    def lose_next_answer(self) -> None:
-        """Let the next request through, drop its answer, and close the connection."""
+    def lose_an_answer(self, *, after: int) -> None:
+        """Let some answers through; drop the next one and close its connection, although its request went through."""
         self._lost.clear()
-        self._loses_next.set()
+        self._answers_left = after
 
     def __enter__(self) -> Self:
         self._threads[0].start()
@@ -65,8 +66,16 @@ class LossyProxy:
                     content = source.recv(65536)
                     if not content:
                         return
-                    if source is server and self._loses_next.is_set():
-                        self._loses_next.clear()
-                        self._lost.set()
+                    if source is server and self._is_to_be_lost():
                         return
                     other[source].sendall(content)
+
+    def _is_to_be_lost(self) -> bool:
+        if self._answers_left is None:
+            return False
+        if self._answers_left:
+            self._answers_left -= 1
+            return False
+        self._answers_left = None
+        self._lost.set()
+        return True

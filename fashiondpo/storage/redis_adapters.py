@@ -39,6 +39,7 @@ redis.call('PUBLISH', KEYS[3], ARGV[5])
 return 1
 """
 )
+_CHECK_LEASE = LuaScript("return 1")
 
 
 class RedisAdapters(RedisPart, AdapterVersions):
@@ -105,9 +106,13 @@ class RedisAdapters(RedisPart, AdapterVersions):
             nonlocal new
             while True:
                 old = self._alias_json()
-                new = change(self._parsed(old))
-                values = [name, old, record_to_json(new).decode(), str(new.champion)]
-                yield new == self._parsed(old) or bool(self._run(_CHANGE_ALIASES, [key, channel(self._prefix)], values))
+                aliases = self._parsed(old)
+                new = change(aliases)
+                if new == aliases:
+                    yield bool(self._run(_CHECK_LEASE, []))
+                else:
+                    values = [name, old, record_to_json(new).decode(), str(new.champion)]
+                    yield bool(self._run(_CHANGE_ALIASES, [key, channel(self._prefix)], values))
 
         self._compare_and_set(key, tried())
         return new

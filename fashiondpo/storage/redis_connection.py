@@ -26,10 +26,17 @@ from fashiondpo.storage.leases import Lease, lost
 PREFIX = "fashiondpo"
 """Start of every key, unless another is given."""
 
-CANNOT_NOW = frozenset(
-    ["BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOPERM", "OOM", "READONLY", "TRYAGAIN"]
+CANNOT_NOW = (
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.NoPermissionError,
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.TryAgainError,
 )
-"""Errors of a server that is there but cannot do it now: memory or disk is full, it is a replica, it is starting."""
+"""Errors of a server that is there but cannot do it now: memory is full, it is a replica, the user lacks a right."""
+
+CANNOT_NOW_CODES = frozenset(["BUSY", "MISCONF", "NOREPLICAS"])
+"""Further ones, for which the client library has no class: a script runs, the disk is full, replicas are missing."""
 
 
 def connect(url: str, *, timeout_s: float = 3.0, retries: int = 3) -> redis.Redis:
@@ -72,7 +79,7 @@ def answering() -> Iterator[None]:
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise Unavailable(f"Redis does not answer: {error}") from error
     except redis.ResponseError as error:
-        if _code(error) in CANNOT_NOW or isinstance(error, redis.exceptions.ReadOnlyError | redis.OutOfMemoryError):
+        if isinstance(error, CANNOT_NOW) or _code(error) in CANNOT_NOW_CODES:
             raise Unavailable(f"Redis cannot do this now: {error}") from error
         raise
 

@@ -35,6 +35,7 @@ WRITES: dict[str, Callable[[Stores], object]] = {
     "put_pairs": lambda s: s.feedback.put_pairs("r1", [PreferencePair(set_id="s1", chosen=0, rejected=1, margin=1)]),
     "publish": lambda s: publish(s.adapters, "r2", 1.0),
     "activate": lambda s: s.adapters.activate(1),
+    "activate the champion": lambda s: s.adapters.activate(2),
     "rollback": lambda s: s.adapters.rollback(),
     "update": lambda s: s.jobs.update("r1", lambda job: job.model_copy(update={"attempts": 5})),
     "append_event": lambda s: s.jobs.append_event("r1", "state", {"state": "running"}),
