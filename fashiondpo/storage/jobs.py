@@ -109,7 +109,7 @@ class RoundJobs(Protocol):
     def unfinished(self) -> tuple[RoundJob, ...]:
         """Rounds that are queued or running, oldest first."""
 
-    def append_event(self, round_id: str, kind: EventKind, data: Mapping[str, JsonValue]) -> RoundEvent:
+    def append_event(self, round_id: str, kind: EventKind, details: Mapping[str, JsonValue]) -> RoundEvent:
         """Tell the round's readers; the oldest events are forgotten. Raises NotFound; LeaseLost as `update`."""
 
     def events(self, round_id: str, after_id: str = "0", block_s: float = 0.0) -> tuple[RoundEvent, ...]:
@@ -186,12 +186,12 @@ class MemoryJobs:
         with self._changed:
             return tuple(job for job in map(self._read, self._jobs) if not job.is_finished)
 
-    def append_event(self, round_id: str, kind: EventKind, data: Mapping[str, JsonValue]) -> RoundEvent:
+    def append_event(self, round_id: str, kind: EventKind, details: Mapping[str, JsonValue]) -> RoundEvent:
         """Tell the round's readers."""
         with self._guard(), self._changed:
             self._read(round_id)
             count = self._counts[round_id] = self._counts.get(round_id, 0) + 1
-            event = make_event(f"{count}-0", utc_now(), kind, data)
+            event = make_event(f"{count}-0", utc_now(), kind, details)
             self._events.setdefault(round_id, deque(maxlen=self._kept_events)).append(event)
             self._changed.notify_all()
             return event
@@ -268,12 +268,12 @@ def event_place(event_id: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1]) if len(parts) == 2 else 0
 
 
-def make_event(event_id: str, at: str, kind: EventKind, data: Mapping[str, JsonValue]) -> RoundEvent:
-    """An event; raises InvalidInput for a kind that is not known and for data that JSON cannot hold."""
+def make_event(event_id: str, at: str, kind: EventKind, details: Mapping[str, JsonValue]) -> RoundEvent:
+    """An event; raises InvalidInput for a kind that is not known and for details that JSON cannot hold."""
     if kind not in get_args(EventKind):
         raise InvalidInput(f"{kind!r} is no kind of event; there are {', '.join(get_args(EventKind))}")
     try:
-        event = RoundEvent(event_id=event_id, at=at, kind=kind, data=dict(data))
+        event = RoundEvent(event_id=event_id, at=at, kind=kind, data=dict(details))
     except ValidationError as error:
         raise InvalidInput(f"an event of kind {kind!r}: {first_problem(error)}") from error
     record_to_json(event)

@@ -154,9 +154,9 @@ class RedisJobs(RedisPart):
         """Rounds that are queued or running, oldest first."""
         return tuple(reversed(self._listed("jobs-unfinished", "+inf", -1)))
 
-    def append_event(self, round_id: str, kind: EventKind, data: Mapping[str, JsonValue]) -> RoundEvent:
+    def append_event(self, round_id: str, kind: EventKind, details: Mapping[str, JsonValue]) -> RoundEvent:
         """Tell the round's readers."""
-        event = make_event("0", utc_now(), kind, data)
+        event = make_event("0", utc_now(), kind, details)
         keys = [self._job(round_id), self._key("events", round_id)]
         values: list[str | int] = [uuid4().hex, event.model_dump_json(), self._kept_events, EVENTS_TTL_S]
         event_id = self._run(_APPEND, keys, values)
