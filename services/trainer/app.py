@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -12,7 +12,7 @@ from fashiondpo.serving.idempotency import Once
 from fashiondpo.serving.loading import Loading
 from fashiondpo.serving.metrics import ServiceMetrics
 from fashiondpo.storage.stores import Stores
-from services.trainer.basis import load_basis
+from services.trainer.basis import Basis, load_basis
 from services.trainer.feedback_routes import feedback_router
 from services.trainer.parts import TrainerParts
 from services.trainer.queue import CeleryQueue, MemoryQueue, SliceQueue
@@ -24,16 +24,20 @@ from services.trainer.worker import celery_app
 
 
 def create_app(
-    settings: TrainerSettings | None = None, *, stores: Stores | None = None, queue: SliceQueue | None = None
+    settings: TrainerSettings | None = None,
+    *,
+    stores: Stores | None = None,
+    queue: SliceQueue | None = None,
+    load: Callable[[TrainerSettings], Basis] = load_basis,
 ) -> FastAPI:
-    """The API; settings come from the environment, stores and queue from the settings, unless given."""
+    """The API; settings come from the environment, stores, queue and outfits from the settings, unless given."""
     settings = settings or TrainerSettings()
     kept, client = stores or open_stores(settings), redis_client(settings)
     parts = TrainerParts(
         settings=settings,
         stores=kept,
         queue=queue or open_queue(settings),
-        basis=Loading("data set", lambda _progress: load_basis(settings)),
+        basis=Loading("data set", lambda _progress: load(settings)),
         once=Once(kept.idempotency, ttl_s=settings.idempotency_s),
     )
     figures = ServiceMetrics()

@@ -33,11 +33,11 @@ def order_round(asked: TrainRequest, key: str, *, stores: Stores, basis: Basis) 
     Raises:
         InvalidInput: if the round could never be finished.
     """
-    settings = asked.run_settings(basis.sampler)
+    settings, sent = asked.run_settings(basis.sampler), asked.model_dump(mode="json", exclude_unset=True)
     basis.data_set.blanks_of("valid", settings.gate_outfits)
     if asked.source == "split":
         basis.data_set.blanks_of("train", settings.outfits)
-        return RoundOrder(asked=asked, settings=settings, adapter=champion_of(stores), key=key)
+        return RoundOrder(asked=sent, settings=settings, adapter=champion_of(stores), key=key)
     backlog = champions_backlog(stores)
     waiting = backlog.waiting if backlog is not None else 0
     if backlog is None or waiting < (asked.outfits or 1):
@@ -46,7 +46,7 @@ def order_round(asked: TrainRequest, key: str, *, stores: Stores, basis: Basis) 
             "the generator record more (`record`), or learn from the data set (`source`: 'split')"
         )
     settings = settings.model_copy(update={"outfits": min(settings.outfits, waiting)})
-    return RoundOrder(asked=asked, settings=settings, adapter=champion_of(stores), made_by=backlog.made_by, key=key)
+    return RoundOrder(asked=sent, settings=settings, adapter=champion_of(stores), made_by=backlog.made_by, key=key)
 
 
 def champions_backlog(stores: Stores) -> Backlog | None:
@@ -95,7 +95,7 @@ def _numbered(order: RoundOrder, stores: Stores) -> RoundJob:
     for taken in range(MOST_COLLISIONS):
         job = RoundJob(
             round_id=round_name(number + taken),
-            source=order.asked.source,
+            source=order.source,
             request=order.model_dump(mode="json"),
             created_at=iso_now(),
         )

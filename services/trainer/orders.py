@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from fashiondpo.contracts import AdapterRef, Frozen, RoundRecord
 from fashiondpo.errors import InvalidInput
-from fashiondpo.run_settings import RunSettings, TrainRequest
+from fashiondpo.run_settings import RoundSource, RunSettings
 from fashiondpo.storage.jobs import RoundJob
 from fashiondpo.storage.records import first_problem
 from fashiondpo.storage.traffic import Provenance
@@ -16,18 +16,23 @@ class RoundOrder(Frozen):
     """A request that was checked, with what it meant at that moment.
 
     Attributes:
-        asked: the request.
+        asked: the request, as it was sent.
         settings: the whole settings that follow from it.
         adapter: the champion then: the round starts from it, whoever is champion later.
         made_by: which recorded traffic the round learns from; None if it paints outfits of the data set.
         key: differs between any two orders, and is the same when a client repeats one.
     """
 
-    asked: TrainRequest
+    asked: dict[str, JsonValue]
     settings: RunSettings
     adapter: AdapterRef
     made_by: Provenance | None = None
     key: str = Field(min_length=1)
+
+    @property
+    def source(self) -> RoundSource:
+        """What the round learns from."""
+        return "split" if self.made_by is None else "traffic"
 
 
 def order_of(job: RoundJob) -> RoundOrder:

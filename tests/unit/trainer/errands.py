@@ -10,7 +10,7 @@ from pathlib import Path
 from fashiondpo.contracts import AdapterRef, RoundRecord, SamplerSettings
 from fashiondpo.errors import Cancelled
 from fashiondpo.outfits.model import DataSet
-from fashiondpo.run_settings import RunSettings, TrainRequest
+from fashiondpo.run_settings import RunSettings
 from fashiondpo.storage.artifacts import FolderArtifacts
 from fashiondpo.storage.jobs import RoundJob
 from fashiondpo.storage.leases import Lease
@@ -22,7 +22,7 @@ from services.trainer.queue import MemoryQueue
 from services.trainer.slice_contract import SliceEnd, SliceHooks, SliceLimits, Work
 from services.trainer.slices import advance
 from tests.tiny_models import TINY_SAMPLER
-from tests.tiny_rounds import HISTORY, SLOTS, Squares, blanks
+from tests.tiny_rounds import HISTORY, Squares, blanks
 
 STEPS = 5
 LIMITS = SliceLimits(
@@ -81,9 +81,9 @@ class Shop:
     def at(cls, folder: Path) -> Shop:
         return cls(memory_stores(FolderArtifacts(folder / "artifacts")))
 
-    def open(self, asked: TrainRequest = TrainRequest(), *, key: str | None = None) -> str:  # noqa: B008 - frozen
+    def open(self, *, key: str | None = None) -> str:
         self.opened += 1
-        order = RoundOrder(asked=asked, settings=RunSettings(), adapter=AdapterRef(), key=key or f"order-{self.opened}")
+        order = RoundOrder(asked={}, settings=RunSettings(), adapter=AdapterRef(), key=key or f"order-{self.opened}")
         return open_ordered_round(order, stores=self.stores, queue=self.queue).round_id
 
     def advance(self, round_id: str, walk: Walk, *, limits: SliceLimits = LIMITS, **options) -> SliceEnd:
@@ -115,7 +115,7 @@ def brief(limits: SliceLimits = LIMITS) -> SliceLimits:
     return replace(limits, slice_s=1e-9)
 
 
-def squares_basis(*, train: int = 40, valid: int = 20, sampler: SamplerSettings = TINY_SAMPLER) -> Basis:
+def squares_basis(*, train: int = 120, valid: int = 80, sampler: SamplerSettings = TINY_SAMPLER) -> Basis:
     """A small data set of coloured squares."""
     splits = {"train": blanks(train), "valid": blanks(valid, first=1000)}
     return Basis(
@@ -129,6 +129,3 @@ def squares_basis(*, train: int = 40, valid: int = 20, sampler: SamplerSettings 
         ),
         sampler,
     )
-
-
-__all__ = ["LIMITS", "SLOTS", "STEPS", "Shop", "Walk", "brief", "squares_basis"]
