@@ -28,6 +28,15 @@ if kept[3] then
 end
 return {kept[2] == ARGV[3] and 'new' or 'running', ''}
 """)
+_CONFIRM = LuaScript("""
+if redis.call('HGET', KEYS[2], 'claim') ~= ARGV[2] then
+  return 0
+end
+if redis.call('HEXISTS', KEYS[2], 'answer') == 0 then
+  redis.call('PEXPIRE', KEYS[2], ARGV[3])
+end
+return 1
+""")
 _FINISH = LuaScript("""
 local kept = redis.call('HMGET', KEYS[2], 'fingerprint', 'answer')
 if kept[2] or (kept[1] and kept[1] ~= ARGV[2]) then
@@ -46,24 +55,40 @@ return 1
 """)
 
 
+UNCONFIRMED_S = 20.0
+"""A claim counts for so long until whoever made it has heard of it.
+
+A server that hung does what it was told when it goes on, although the client has given up: such a claim is nobody's.
+"""
+
+
 class RedisIdempotency(RedisPart):
     """Keys of everybody who uses the same server and prefix: a hash each, which ends by itself.
 
     Clients' keys may hold anything, so that they are kept under their digest: `<prefix>:idempotency:<digest>`.
     """
 
-    def __init__(self, client: redis.Redis, prefix: str = PREFIX, *, running_s: float = RUNNING_S) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        prefix: str = PREFIX,
+        *,
+        running_s: float = RUNNING_S,
+        unconfirmed_s: float = UNCONFIRMED_S,
+    ) -> None:
         """Compose: `RedisPart`'s arguments; a claim that is not finished within `running_s` may be taken over."""
         super().__init__(client, prefix)
-        self._running_s = running_s
+        self._running_ms = round(running_s * 1000)
+        self._unconfirmed_ms = min(self._running_ms, round(unconfirmed_s * 1000))
 
     def begin(self, key: str, fingerprint: str, ttl_s: float) -> New | Running | Done:
         """Claim a key, or learn what became of it."""
         new = New(key, fingerprint, uuid4().hex, checked_ttl(ttl_s))
-        became, answer = self._run(_BEGIN, [self._kept(key)], [fingerprint, new.claim, round(self._running_s * 1000)])
+        became, answer = self._run(_BEGIN, [self._kept(key)], [fingerprint, new.claim, self._unconfirmed_ms])
         match became:
             case "new":
-                return new
+                is_mine = self._run(_CONFIRM, [self._kept(key)], [new.claim, self._running_ms])
+                return new if is_mine else Running()
             case "other":
                 raise other_request()
             case "done":

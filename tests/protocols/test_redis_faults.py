@@ -16,6 +16,7 @@ from fashiondpo.messages import Vote
 from fashiondpo.storage.artifacts import MemoryArtifacts
 from fashiondpo.storage.idempotency import New
 from fashiondpo.storage.redis_connection import connect, durability_problems, redis_problem, without_password
+from fashiondpo.storage.redis_idempotency import RedisIdempotency
 from fashiondpo.storage.redis_stores import redis_stores
 from fashiondpo.storage.stores import Stores
 from fashiondpo.storage.traffic import Provenance
@@ -163,6 +164,14 @@ class TestPausedServer:
         eventually(lambda: stores.leases.current("r1") is None)
         with pytest.raises(LeaseLost):
             stores.fenced(lease).feedback.put_round(make_round())
+
+    def test_keeps_no_idempotency_key_for_a_client_that_has_given_up(self, own_valkey):
+        keys = RedisIdempotency(hurried(own_valkey.url), unconfirmed_s=1.0)
+        own_valkey.pause()
+        with pytest.raises(Unavailable):
+            keys.begin("k", "f", 60)
+        own_valkey.resume()
+        assert eventually(lambda: isinstance(keys.begin("k", "f", 60), New))
 
     def test_is_named_by_the_readiness_check(self, own_valkey):
         client = hurried(own_valkey.url)
