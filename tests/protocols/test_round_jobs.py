@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
+from typing import get_args
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from fashiondpo.errors import Conflict, DataFileError, InvalidInput, NotFound
-from fashiondpo.messages import Problem, RoundProgress
+from fashiondpo.errors import Conflict, DataFileError, FashionDPOError, InvalidInput, NotFound
+from fashiondpo.messages import Problem, RoundProgress, RoundState
 from fashiondpo.storage.jobs import Edit, MemoryJobs, RoundJob, RoundJobs
 from fashiondpo.storage.redis_jobs import RedisJobs
 from tests.polling import eventually
@@ -25,6 +29,9 @@ IMPLEMENTATIONS: dict[str, Callable[[Places], RoundJobs]] = {
 @pytest.fixture(params=IMPLEMENTATIONS)
 def jobs(request: pytest.FixtureRequest, places: Places) -> RoundJobs:
     return IMPLEMENTATIONS[request.param](places)
+
+
+ROUND_IDS = st.sampled_from("abcd")
 
 
 def make_job(round_id: str = "r1", **fields: object) -> RoundJob:
@@ -221,6 +228,52 @@ class TestEvents:
         with pytest.raises(InvalidInput, match="no kind of event"):
             jobs.append_event("r1", "gossip", {})
         assert jobs.events("r1") == ()
+
+
+def test_redis_does_what_memory_does_in_any_history(places):
+    class Histories(RuleBasedStateMachine):
+        @initialize()
+        def open_both(self) -> None:
+            self.both = [open_one(places) for open_one in IMPLEMENTATIONS.values()]
+
+        def alike(self, use: Callable[[RoundJobs], object]) -> None:
+            in_memory, in_redis = (_outcome(use, jobs) for jobs in self.both)
+            assert in_memory == in_redis
+
+        @rule(round_id=ROUND_IDS, outfits=st.integers(1, 2))
+        def open(self, round_id: str, outfits: int) -> None:
+            self.alike(lambda jobs: jobs.open(make_job(round_id, request={"outfits": outfits})))
+
+        @rule(round_id=ROUND_IDS, state=st.sampled_from(get_args(RoundState)))
+        def move(self, round_id: str, state: str) -> None:
+            self.alike(lambda jobs: jobs.update(round_id, setting(state=state)))
+
+        @rule(round_id=ROUND_IDS)
+        def cancel(self, round_id: str) -> None:
+            self.alike(lambda jobs: jobs.request_cancel(round_id))
+
+        @rule(round_id=ROUND_IDS, done=st.integers(0, 9))
+        def tell(self, round_id: str, done: int) -> None:
+            self.alike(lambda jobs: jobs.append_event(round_id, "progress", {"done": done}).data)
+
+        @rule(limit=st.integers(1, 3), cursor=st.none() | st.integers(0, 5).map(str))
+        def page(self, limit: int, cursor: str | None) -> None:
+            self.alike(lambda jobs: jobs.page(cursor, limit))
+
+        @invariant()
+        def agree(self) -> None:
+            self.alike(lambda jobs: (jobs.page(), jobs.unfinished()))
+            for round_id in "abcd":
+                self.alike(lambda jobs, round_id=round_id: [event.data for event in jobs.events(round_id)][-10:])
+
+    run_state_machine_as_test(Histories, settings=settings(max_examples=30, stateful_step_count=20))
+
+
+def _outcome(use: Callable[[RoundJobs], object], jobs: RoundJobs) -> object:
+    try:
+        return use(jobs)
+    except FashionDPOError as error:
+        return type(error), str(error)
 
 
 class TestRedisJobs:
