@@ -34,7 +34,6 @@ from fashiondpo.storage.redis_feedback import RedisFeedback
 from fashiondpo.workspace import RunStores, Workspace
 
 SPLIT = "test"
-PICTURE = "before-and-after.png"
 _SETS: TypeAdapter[tuple[CandidateSet, ...]] = TypeAdapter(tuple[CandidateSet, ...])
 _SWAP_S = 60.0
 _PAUSE_S = 0.1
@@ -87,9 +86,9 @@ class Demonstration:
         view = show_round(self._trainer, self._started().round_id)
         finish(view)
         console.rule("After", align="left")
-        after = self._after(view.record)
+        name, after = self._after(view.record)
         settings = RunSettings.model_validate({**view.record.settings, "report_outfits": self._report_outfits})
-        self._draw(before, after, settings)
+        self._draw(before, after, settings, self._run / f"before-and-{name}.png")
         console.rule("Report", align="left")
         return self._report(view, settings)
 
@@ -100,19 +99,19 @@ class Demonstration:
         say(f"{view.round_id} is {view.state}; it learns from outfits of the training split")
         return view
 
-    def _after(self, record: RoundRecord) -> tuple[CandidateSet, ...]:
+    def _after(self, record: RoundRecord) -> tuple[str, tuple[CandidateSet, ...]]:
         """What the new adapter paints: as the champion, or for a moment and on trial."""
         if record.published is None or record.verdict is None:
             raise Unavailable(f"{record.round_id} has ended without an adapter and a verdict")
         version = record.published.version
         if record.verdict.is_promoted:
             self._wait_until_serves(version)
-            return self._completed("after")
+            return "after", self._completed("after")
         say(f"Version {version} does not serve. To show a swap all the same, it does for a moment: a TRIAL, by force.")
         self._generator.activate(version, is_forced=True)
         try:
             self._wait_until_serves(version)
-            return self._completed("trial")
+            return "trial", self._completed("trial")
         finally:
             self._generator.rollback()
             self._wait_until_serves(record.adapter.version)
@@ -169,12 +168,14 @@ class Demonstration:
     def _painter(self) -> RemoteGenerator:
         return RemoteGenerator(self._generator, is_recorded=False)
 
-    def _draw(self, before: tuple[CandidateSet, ...], after: tuple[CandidateSet, ...], settings: RunSettings) -> None:
+    def _draw(
+        self, before: tuple[CandidateSet, ...], after: tuple[CandidateSet, ...], settings: RunSettings, path: Path
+    ) -> None:
         weights = {str(name): weight for name, weight in settings.preferences.weights.items()}
         old, new = self._evaluator.measured(before), self._evaluator.measured(after)
         rows = gallery_rows(self._workspace, SPLIT, self._evaluator.blanks, old, new, weights, count=self._shown)
-        replace_file(self._run / PICTURE, draw_gallery(rows))
-        say(f"The same outfits before and after: {self._run / PICTURE}")
+        replace_file(path, draw_gallery(rows))
+        say(f"The same outfits before and after: {path}")
 
     def _report(self, view: RoundView, settings: RunSettings) -> Path:
         record = view.record

@@ -73,7 +73,16 @@ def _start(supervisor: Supervisor, plan: Plan, settings: EmbeddedSettings) -> No
     children = {command.name: supervisor.start(command) for command in plan.services}
     checks = {name: service_check(url) for name, url in plan.addresses.items()}
     checks["worker"] = worker_check(children["worker"])
-    supervisor.wait_until_ready(checks, settings.start_timeout_s, lambda name: _say(f"  {name} is ready"))
+    if plan.waiting:
+        first = {"judge_compat": checks.pop("judge_compat")}
+        supervisor.wait_until_ready(first, settings.start_timeout_s, _say_ready)
+        for command in plan.waiting:
+            supervisor.start(command)
+    supervisor.wait_until_ready(checks, settings.start_timeout_s, _say_ready)
+
+
+def _say_ready(name: str) -> None:
+    _say(f"  {name} is ready")
 
 
 def _show(plan: Plan, settings: EmbeddedSettings) -> None:

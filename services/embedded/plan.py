@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from fashiondpo.clients.addresses import Addresses
-from fashiondpo.errors import Unavailable
+from fashiondpo.errors import InvalidInput, Unavailable
 from services.embedded.processes import Command
 from services.embedded.settings import EmbeddedSettings
 from services.embedded.valkey import valkey_arguments, valkey_configuration
@@ -21,6 +21,8 @@ SERVICES = ("generator", "judge_quality", "judge_compat", "judge_personal", "tra
 JUDGES = SERVICES[1:4]
 CELERY = ("worker", "beat")
 """Parts of the trainer that listen to no port."""
+FEATURES = "features"
+"""Folder of the catalogue's features, for the next start."""
 STOP_ORDER = (("trainer", "beat", "worker"), ("generator", *JUDGES), ("valkey",))
 """First nothing new is started, and a round in work is saved while what it needs still answers; the records go last."""
 
@@ -31,13 +33,15 @@ class Plan:
 
     Attributes:
         valkey: the store; to be started first.
-        services: the HTTP services, the worker and the beat.
+        services: the HTTP services, the worker and the beat; to be started at once.
+        waiting: those that find something ready if they are started when the judge of compatibility is.
         addresses: by name of the service.
         redis_url: with its password.
     """
 
     valkey: Command
     services: tuple[Command, ...]
+    waiting: tuple[Command, ...]
     addresses: dict[str, str]
     redis_url: str
 
@@ -50,8 +54,10 @@ def make_plan(settings: EmbeddedSettings, inherited: Mapping[str, str]) -> Plan:
     """Decide ports, password and environments.
 
     Raises:
+        InvalidInput: if the network would be let in without keys.
         Unavailable: if a port is taken.
     """
+    _check_exposure(settings, inherited)
     ports = _ports(settings)
     password = secrets.token_urlsafe(32)
     redis_url = f"redis://:{password}@127.0.0.1:{ports['valkey']}/0"
@@ -66,7 +72,25 @@ def make_plan(settings: EmbeddedSettings, inherited: Mapping[str, str]) -> Plan:
         services.append(Command(name, [sys.executable, "-m", *module], {**common, **own}))
     folder = settings.folder / "valkey"
     valkey = Command("valkey", valkey_arguments(), inherited, valkey_configuration(ports["valkey"], password), folder)
-    return Plan(valkey, tuple(services), urls, redis_url)
+    # two judges need the features of the whole catalogue: the first one computes them, the second one reads them
+    late = "" if (settings.folder / FEATURES).exists() else "judge_personal"
+    return Plan(
+        valkey,
+        tuple(command for command in services if command.name != late),
+        tuple(command for command in services if command.name == late),
+        urls,
+        redis_url,
+    )
+
+
+def _check_exposure(settings: EmbeddedSettings, inherited: Mapping[str, str]) -> None:
+    """The services would refuse too, but only after everything has been started."""
+    if settings.is_loopback:
+        return
+    prefixes = [name.upper() for name in SERVICES]
+    if bare := [p for p in prefixes if not (inherited.get(f"{p}_API_KEYS") or inherited.get(f"{p}_API_KEYS_FILE"))]:
+        wanted = ", ".join(f"{prefix}_API_KEYS" for prefix in bare)
+        raise InvalidInput(f"without API keys services listen on loopback only, not on {settings.host}: set {wanted}")
 
 
 def _variables(
@@ -84,7 +108,7 @@ def _variables(
             own |= {
                 "DATA": settings.data,
                 "CLIP": settings.of_judges("clip"),
-                "FEATURES_CACHE": str(folder / "features"),
+                "FEATURES_CACHE": str(folder / FEATURES),
             }
             own |= {"VBPR": settings.of_judges("vbpr")} if name == "judge_compat" else {}
         case _:

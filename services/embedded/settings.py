@@ -8,6 +8,8 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from fashiondpo.serving.settings import ServingSettings
+
 
 class EmbeddedSettings(BaseSettings):
     """Settings of `python -m services.embedded`; variables start with EMBEDDED_, and options are the stronger."""
@@ -37,6 +39,11 @@ class EmbeddedSettings(BaseSettings):
     def folder(self) -> Path:
         """The run's folder, wherever a process is started."""
         return self.run.absolute()
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether nobody can reach the services from another machine."""
+        return ServingSettings(host=self.host).is_loopback
 
     def of_judges(self, part: str) -> str:
         """Where a part of the judges' models lies: 'mini', or its folder."""
