@@ -45,6 +45,8 @@ COMPOSE = """\
 # the CPU.
 #TORCH_VERSION=
 #TORCH_INDEX=
+# Further Python packages in the images, e.g. s3fs for an ARTIFACTS_URL that starts with s3://
+#EXTRA_PACKAGES=
 # The GPU of the generator, of the worker and of the three judges: number or UUID, as nvidia-smi -L lists them. They may
 # share one.
 #GPU_GENERATOR=0

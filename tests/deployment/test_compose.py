@@ -105,7 +105,7 @@ class TestEveryServiceOfOurs:
         assert set(environment(GPU["services"][name])) <= known
 
     def test_keeps_what_it_keeps_in_folders_that_its_image_has(self, name, package):
-        made = set(re.findall(r"/image/state/(\w+)", (ROOT / "deploy/image/install-service").read_text()))
+        made = set(re.findall(r"/image/state/(\w+)", (ROOT / "deploy/image/install-torch").read_text()))
         targets = {volume.split(":")[-1 if volume.count(":") == 1 else 1] for volume in own_volumes(name)}
         assert targets <= {f"{STATE}/{folder}" for folder in made}
 
