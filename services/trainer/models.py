@@ -39,5 +39,6 @@ class WorkerModels:
     @cached_property
     def features(self) -> ImageFeatures:
         """By which the gate sees how different candidates are."""
-        name, _, tag = self._settings.place(self._settings.clip, "judges/clip").partition(":")
-        return OpenClipFeatures.load(name, self._settings.device, pretrained=tag or None)
+        settings = self._settings
+        place = settings.place(settings.clip, "judges/clip")
+        return OpenClipFeatures.load(place, settings.device, pretrained=settings.clip_pretrained)

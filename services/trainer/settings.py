@@ -24,7 +24,10 @@ class TrainerSettings(ServingSettings, BaseSettings):
     assets: Path = Field(MINI_ASSETS, description="Folder of the mini models: what 'mini' stands for.")
     data: str = Field("mini", description="'mini', or the folder of a data set.")
     bundle: str = Field("mini", description="'mini', or the folder of a DiFashion bundle; the generator's.")
-    clip: str = Field("mini", description="'mini', or the CLIP by which the gate measures diversity: folder or name.")
+    clip: str = Field(
+        "mini", description="CLIP by which the gate measures diversity: 'mini', a folder, or a published one's name."
+    )
+    clip_pretrained: str | None = Field(None, description="Tag of a published CLIP model's weights.")
     device: str = Field("cpu", description="Of the worker's models, as torch names it: 'cpu', 'cuda', 'cuda:1'.")
     threads: int | None = Field(None, ge=1, description="Of torch on the CPU; none: as many as it finds cores.")
 
@@ -85,7 +88,7 @@ class TrainerSettings(ServingSettings, BaseSettings):
         """What a setting names, or where the mini family has its own."""
         return str(self.assets / within) if name == "mini" else name
 
-    @field_validator("redis_url", "threads", "service_key", "worker_metrics_port", mode="before")
+    @field_validator("redis_url", "threads", "service_key", "clip_pretrained", "worker_metrics_port", mode="before")
     @classmethod
     def _empty_means_none(cls, value: object) -> object:
         """Compose files pass unset variables as empty strings."""
