@@ -53,6 +53,11 @@ class ServingSettings(BaseModel):
         """Compose files pass unset variables as empty strings."""
         return None if value == "" else value
 
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _keys_can_be_read(self) -> Self:
         self.key_ring()
