@@ -1,0 +1,48 @@
+"""Generators as processes, over a tiny bundle and the mini catalogue."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.generator_calls import adapter_of
+from tests.service_process import ServiceProcess
+from tests.tiny_models import saved_tiny_bundle
+
+StartGenerator = Callable[..., ServiceProcess]
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    saved_tiny_bundle(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def adapter_contents(bundle_folder: Path) -> list[bytes]:
+    """Files of three adapters of the bundle."""
+    return [adapter_of(bundle_folder, seed=seed).to_bytes() for seed in range(1, 4)]
+
+
+@pytest.fixture
+def start_generator(tmp_path: Path, bundle_folder: Path) -> Iterator[StartGenerator]:
+    """Starts generators that share an artifact store, each with settings of its own."""
+    with ExitStack() as stack:
+        yield partial(_start, stack, tmp_path, bundle_folder)
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory, bundle_folder: Path) -> Iterator[ServiceProcess]:
+    """A generator that stands alone, for all tests of a module."""
+    with ExitStack() as stack:
+        yield _start(stack, tmp_path_factory.mktemp("generator"), bundle_folder)
+
+
+def _start(stack: ExitStack, folder: Path, bundle_folder: Path, **settings: object) -> ServiceProcess:
+    chosen = {"bundle": bundle_folder, "artifacts_url": folder / "artifacts"} | settings
+    environment = {f"GENERATOR_{name.upper()}": value for name, value in chosen.items()}
+    log_file = folder / f"generator-{len(list(folder.glob('*.log')))}.log"
+    return stack.enter_context(ServiceProcess("generator", environment, log_file))
