@@ -207,7 +207,7 @@ def _news(event: ServerEvent) -> GenerationNews | None:
     kind = GENERATION_EVENTS.get(event.name)
     if kind is None:
         return None
-    said = read_json(kind, event.data)
+    said = read_json(kind, event.text)
     if isinstance(said, Problem):
         raise error_of_problem(said, "the generator")
     return _ended_well(said) if isinstance(said, Generation) else said

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 
 from pydantic import ValidationError
-from pydantic_settings import CliApp
 from rich.console import Console
 from rich.table import Table
 
@@ -29,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run until told to stop; returns the exit code: 0 after Ctrl-C or SIGTERM, 1 if something failed."""
     configure_logging(level="WARNING")
     try:
-        settings = CliApp.run(EmbeddedSettings, cli_args=list(arguments))
+        settings = EmbeddedSettings.from_arguments(arguments)
     except ValidationError as error:
         return _fail(first_problem(error))
     try:

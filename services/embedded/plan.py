@@ -106,13 +106,13 @@ def _variables(
             own |= {"WEIGHTS": settings.of_judges("quality")}
         case "judge_compat" | "judge_personal":
             own |= {
-                "DATA": settings.data,
+                "DATA": settings.data_place,
                 "CLIP": settings.of_judges("clip"),
                 "FEATURES_CACHE": str(folder / FEATURES),
             }
             own |= {"VBPR": settings.of_judges("vbpr")} if name == "judge_compat" else {}
         case _:
-            own |= {"DATA": settings.data, "BUNDLE": settings.bundle, "REDIS_URL": redis_url}
+            own |= {"DATA": settings.data_place, "BUNDLE": settings.bundle, "REDIS_URL": redis_url}
     if name in ("trainer", *CELERY):
         own |= {
             "CLIP": settings.of_judges("clip"),

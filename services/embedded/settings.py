@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
 from fashiondpo.serving.settings import ServingSettings
 
@@ -28,12 +30,17 @@ class EmbeddedSettings(BaseSettings):
         8000, ge=0, le=65530, description="The generator's; judges and trainer follow. 0: free ones everywhere."
     )
     device: str = Field("cpu", description="Of all models: cpu, cuda, cuda:1, …")
-    data: str = Field("mini", description="'mini', or the folder of a data set.")
+    data_place: str = Field("mini", description="'mini', or the folder of a data set.")
     bundle: str = Field("mini", description="'mini', or the folder of a DiFashion bundle.")
     judges: str = Field("mini", description="'mini', or a folder with clip/, vbpr/ and quality/.")
     parent: int | None = Field(None, description="Stop when this process, which has started us, is no more.")
     start_timeout_s: float = Field(300.0, gt=0, description="Until all must be ready.")
     stop_timeout_s: float = Field(45.0, gt=0, description="For each to stop by itself before it is killed.")
+
+    @classmethod
+    def from_arguments(cls, arguments: Sequence[str]) -> Self:
+        """From a command line, and the environment where that says nothing; raises pydantic's ValidationError."""
+        return CliApp.run(cls, cli_args=list(arguments))
 
     @property
     def folder(self) -> Path:

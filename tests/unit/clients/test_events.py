@@ -75,7 +75,7 @@ class TestEventParser:
         cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=5)))
         pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
         # the end of a line that is cut within \r\n is only known with the next byte
-        assert [event.data for event in parsed(*pieces, b"\n")] == texts
+        assert [event.text for event in parsed(*pieces, b"\n")] == texts
 
 
 def generate(url: str, timeout_s: float = 5.0) -> list:
