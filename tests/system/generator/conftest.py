@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.generator_calls import adapter_of
-from tests.service_process import ServiceProcess
+from tests.restartable_service import RestartableService
 from tests.tiny_models import saved_tiny_bundle
 
-StartGenerator = Callable[..., ServiceProcess]
+StartGenerator = Callable[..., RestartableService]
 
 
 @pytest.fixture(scope="session")
@@ -35,14 +35,14 @@ def start_generator(tmp_path: Path, bundle_folder: Path) -> Iterator[StartGenera
 
 
 @pytest.fixture(scope="module")
-def generator(tmp_path_factory: pytest.TempPathFactory, bundle_folder: Path) -> Iterator[ServiceProcess]:
+def generator(tmp_path_factory: pytest.TempPathFactory, bundle_folder: Path) -> Iterator[RestartableService]:
     """A generator that stands alone, for all tests of a module."""
     with ExitStack() as stack:
         yield _start(stack, tmp_path_factory.mktemp("generator"), bundle_folder)
 
 
-def _start(stack: ExitStack, folder: Path, bundle_folder: Path, **settings: object) -> ServiceProcess:
+def _start(stack: ExitStack, folder: Path, bundle_folder: Path, **settings: object) -> RestartableService:
     chosen = {"bundle": bundle_folder, "artifacts_url": folder / "artifacts"} | settings
     environment = {f"GENERATOR_{name.upper()}": value for name, value in chosen.items()}
     log_file = folder / f"generator-{len(list(folder.glob('*.log')))}.log"
-    return stack.enter_context(ServiceProcess("generator", environment, log_file))
+    return stack.enter_context(RestartableService("generator", environment, log_file))
