@@ -21,7 +21,6 @@ from tests.deployment.composition import CPU, OURS, ROOT, environment, interpola
 from tests.polling import eventually
 from tests.redis_server import ValkeyServer, free_port
 
-BUILDAH = ("buildah", "--storage-driver", "vfs")
 USER = 10001
 START_S, STOP_S = 300.0, 120.0
 PORTS = {"generator": 8000, "judge-quality": 8001, "judge-compat": 8002, "judge-personal": 8003, "trainer": 8004}
@@ -45,7 +44,7 @@ def are_there() -> bool:
 
 
 def _buildah(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*BUILDAH, *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(["buildah", *arguments], capture_output=True, text=True, check=False)
 
 
 class Container:
@@ -57,7 +56,7 @@ class Container:
         assert made.returncode == 0, made.stderr
         self.name = made.stdout.strip()
         self.root = Path(_buildah("mount", self.name).stdout.strip())
-        self._run = [*BUILDAH, "run", "--isolation", "chroot"]
+        self._run = ["buildah", "run", "--isolation", "chroot"]
         for name, value in variables.items():
             self._run += ["--env", f"{name}={value}"]
         for source, target in volumes.items():
