@@ -20,16 +20,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class ServiceProcess:
-    """`python -m services.<name>` with settings from the environment; a context that ends it, if it has not ended."""
+    """`python -m <module>` with settings from the environment; a context that ends it, if it has not ended."""
 
-    def __init__(self, name: str, **settings: Any) -> None:
-        """`settings` by the field's name; the environment's prefix is the service's name."""
+    def __init__(self, name: str, *, package: str = "services", **settings: Any) -> None:
+        """`settings` by the field's name; the environment's prefix is the module's name."""
         given = {"port": 0, "log_form": "json", **settings}
         environment = {f"{name.upper()}_{field.upper()}": str(value) for field, value in given.items()}
         self.lines: list[dict[str, Any]] = []
         self.text = ""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", f"services.{name}"],
+            [sys.executable, "-m", f"{package}.{name}"],
             cwd=ROOT,
             env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment,
             stderr=subprocess.PIPE,

@@ -61,8 +61,12 @@ def run(create_app: Callable[[Settings], FastAPI], settings: Settings) -> int:
     # uvicorn raises the signal again when it has finished; that must not look like a crash
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    with suppress(KeyboardInterrupt):
-        _Server(config, lifetime).run()
+    try:
+        with suppress(KeyboardInterrupt):
+            _Server(config, lifetime).run()
+    except SystemExit:  # the port is taken, or the lifespan has failed; uvicorn has logged which
+        log().error("failed", reason=f"could not begin to serve on {settings.host}:{settings.port}")
+        return 1
     if lifetime.failure is not None:
         log().error("failed", reason=str(lifetime.failure))
         return 1

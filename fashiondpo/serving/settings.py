@@ -6,6 +6,7 @@ import ipaddress
 from pathlib import Path
 from typing import Literal, Self
 
+from limits import parse_many
 from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 
 from fashiondpo.serving.keys import KeyRing
@@ -57,6 +58,13 @@ class ServingSettings(BaseModel):
     @classmethod
     def _any_case(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _rates_can_be_read(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_many(value)
+        return value
 
     @model_validator(mode="after")
     def _keys_can_be_read(self) -> Self:

@@ -9,7 +9,7 @@ from tests.api.judges.judge_apps import JUDGES
 from tests.api.small_service import KEYS, PAINTER, bearer
 from tests.polling import eventually
 
-QUICK = settings(max_examples=25, phases=(Phase.explicit, Phase.generate), suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=10, phases=(Phase.explicit, Phase.generate), suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

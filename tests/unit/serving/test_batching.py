@@ -129,9 +129,8 @@ class TestFullQueue:
 
     def test_counts_announced_work_and_forgets_what_never_came(self, open_batcher):
         batcher = open_batcher(max_queued=3)
-        with batcher.room_for(3):  # and then the pictures could not be read
-            with pytest.raises(Overloaded):
-                ask(batcher, 1)
+        with batcher.room_for(3), pytest.raises(Overloaded):  # and then the pictures could not be read
+            ask(batcher, 1)
         assert batcher.queued == 0
         assert ask(batcher, 1, 2, 3).result(10) == [2, 4, 6]
 
