@@ -16,7 +16,7 @@ from fashiondpo.contracts import AdapterRef
 from fashiondpo.diffusion.adapter_slots import AdapterSlots
 from fashiondpo.diffusion.conditions import ConditionEncoder
 from fashiondpo.diffusion.engine_adapters import AdapterPool
-from fashiondpo.diffusion.engine_bench import Workbench
+from fashiondpo.diffusion.engine_bench import Workbench, log_fault, unforeseen
 from fashiondpo.diffusion.engine_jobs import Painting
 from fashiondpo.diffusion.engine_requests import (
     EngineMetrics,
@@ -32,7 +32,6 @@ from fashiondpo.diffusion.lora import AdapterWeights
 from fashiondpo.diffusion.model import DiFashion
 from fashiondpo.errors import Conflict, FashionDPOError, Overloaded, TooLarge, Unavailable
 from fashiondpo.outfits.model import History
-from fashiondpo.telemetry import log
 
 __all__ = ["Engine", "EngineMetrics", "FinishedSet", "NoMetrics", "OutfitTask", "PaintObserver", "PaintRequest"]
 
@@ -263,7 +262,7 @@ class Engine:
             self._bench.warm_up()
             self._is_warm = True
         except Exception:  # noqa: BLE001 — whoever asks is told; the process may report it and stop in order
-            log().exception("warm_up_failed")
+            log_fault("warm_up_failed")
             self._refusal = self._refusal or "the engine cannot paint: its first step failed, the log says why"
         while not self._is_closing:
             self._turn()
@@ -278,8 +277,8 @@ class Engine:
         try:
             self._bench.step()
         except Exception:  # noqa: BLE001 — a fault of ours must not leave callers waiting for ever
-            log().exception("engine_failed")
-            self._bench.end_all(FashionDPOError("painting failed for a reason that nobody foresaw; the log has it"))
+            log_fault("engine_failed")
+            self._bench.end_all(unforeseen())
 
     def _finish(self) -> None:
         with self._changed:

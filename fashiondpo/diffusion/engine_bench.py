@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -79,7 +80,7 @@ class Workbench:
         try:
             painting.observer.ended(error)
         except Exception:  # noqa: BLE001 — one observer's fault is not the others'
-            log().exception("observer_failed", request_id=painting.request.request_id)
+            log_fault("observer_failed", request_id=painting.request.request_id)
 
     def end_all(self, error: FashionDPOError) -> None:
         """End every request for the same reason."""
@@ -180,10 +181,10 @@ class Workbench:
                 if job.run is not None:
                     job.run.settle(of_job)
         except Exception:  # noqa: BLE001 — whatever it is, the engine goes on with the others
-            log().exception("step_failed", rows=len(rows), adapter_version=ref.version)
+            log_fault("step_failed", rows=len(rows), adapter_version=ref.version)
             self.failures += 1
             for job, _ in picked:
-                self.end(job.painting, _unforeseen())
+                self.end(job.painting, unforeseen())
             return False
         self.failures = 0
         return True
@@ -220,10 +221,16 @@ class Workbench:
         except FashionDPOError as error:
             self.end(painting, error)
         except Exception:  # noqa: BLE001 — whatever it is, the engine goes on with the others
-            log().exception("request_failed", request_id=painting.request.request_id)
-            self.end(painting, _unforeseen())
+            log_fault("request_failed", request_id=painting.request.request_id)
+            self.end(painting, unforeseen())
         return not painting.is_over
 
 
-def _unforeseen() -> FashionDPOError:
+def unforeseen() -> FashionDPOError:
+    """What callers are told of a fault of ours: no more than that."""
     return FashionDPOError("painting failed for a reason that nobody foresaw; the log has it")
+
+
+def log_fault(event: str, **ids: str | int) -> None:
+    """Log the exception that is being handled. As text: renderers that show variables take minutes for a model's."""
+    log().error(event, exception=traceback.format_exc(), **ids)
