@@ -1,4 +1,4 @@
-"""A service in a process of its own: started like in production, on a port that it chooses, with its log at hand."""
+"""A service as a process that can be killed in every way that a process can be killed, and started again."""
 
 from __future__ import annotations
 
@@ -7,85 +7,111 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from threading import Thread
-from typing import Any, Self
+from types import TracebackType
+from typing import Self
 
 import httpx
 import psutil
 
 from tests.polling import eventually
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class RestartableService:
-    """`python -m services.<name>` with settings from the environment; a context that ends it, if it has not ended."""
+    """`python -m services.<name>` on a free port; a context manager that leaves nothing behind.
 
-    def __init__(self, name: str, **settings: Any) -> None:
-        """`settings` by the field's name; the environment's prefix is the service's name."""
-        given = {"port": 0, "log_form": "json", **settings}
-        environment = {f"{name.upper()}_{field.upper()}": str(value) for field, value in given.items()}
-        self.lines: list[dict[str, Any]] = []
-        self.text = ""
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", f"services.{name}"],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._reader = Thread(target=self._read, daemon=True)
-        self._reader.start()
+    Args:
+        name: of the package in `services`.
+        environment: the service's settings, with their prefix.
+        log_file: where its log goes; a restart goes on there.
+    """
 
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.text += line
+    def __init__(self, name: str, environment: Mapping[str, object], log_file: Path) -> None:
+        self.name, self.log_file = name, log_file
+        self.environment = {key: str(value) for key, value in environment.items()}
+        self.url = ""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        """Start it, and wait until it is ready."""
+        assert self._process is None, f"{self.name} runs already"
+        prefix = f"{self.name.upper()}_"
+        own = {f"{prefix}PORT": "0", f"{prefix}LOG_FORM": "json", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        began_at = self.log_file.stat().st_size if self.log_file.exists() else 0
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", f"services.{self.name}"],
+                cwd=ROOT,
+                env=os.environ | own | self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self.url = eventually(lambda: self._listening(began_at), within_s=120)[0]["url"]
+        eventually(self.is_ready, within_s=120)
+        return self
+
+    def is_ready(self) -> bool:
+        """Whether /readyz says so."""
+        assert self._running().poll() is None, self.tail()
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=10).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def lines(self, event: str, *, after: int = 0) -> list[dict]:
+        """The lines of one event that it logged, behind so many bytes."""
+        found = []
+        for line in self.log_file.read_bytes()[after:].splitlines():
             try:
-                self.lines.append(json.loads(line))
+                record = json.loads(line)
             except ValueError:
                 continue
+            if isinstance(record, dict) and event == record.get("event"):
+                found.append(record)
+        return found
+
+    def tail(self) -> str:
+        """The end of its log, for people."""
+        return self.log_file.read_text(errors="replace")[-4000:]
+
+    def memory_bytes(self) -> int:
+        """What it holds of the machine's memory."""
+        return int(psutil.Process(self._running().pid).memory_info().rss)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._running().send_signal(number)
+
+    def ended(self, *, within_s: float = 120.0) -> int:
+        """Wait for its end; its exit status."""
+        process, self._process = self._running(), None
+        try:
+            return process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise AssertionError(f"{self.name} did not end within {within_s} s:\n{self.tail()}") from None
+
+    def kill9(self) -> None:
+        """Kill it without a word."""
+        self.signal(signal.SIGKILL)
+        self.ended()
 
     def __enter__(self) -> Self:
-        return self
+        return self.start()
 
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        self._reader.join()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._process is not None:
+            self.kill9()
 
-    def events(self, name: str) -> list[dict[str, Any]]:
-        """Log lines of one kind."""
-        return [line for line in list(self.lines) if line["event"] == name]
+    def _listening(self, began_at: int) -> list[dict]:
+        assert self._running().poll() is None, self.tail()
+        return self.lines("listening", after=began_at)
 
-    @property
-    def url(self) -> str:
-        """Where it listens, as it said."""
-        eventually(lambda: self.events("listening") or self.process.poll() is not None, within_s=60)
-        return str(self.events("listening")[0]["url"])
-
-    def wait_until_ready(self, *, within_s: float = 60) -> Self:
-        """Until /readyz says so."""
-
-        def is_ready() -> bool:
-            assert self.process.poll() is None, self.text
-            return httpx.get(f"{self.url}/readyz", timeout=10).status_code == 200
-
-        eventually(is_ready, within_s=within_s)
-        return self
-
-    def terminate(self) -> None:
-        """Send SIGTERM."""
-        self.process.send_signal(signal.SIGTERM)
-
-    def ended(self, *, within_s: float = 60) -> int:
-        """Wait for its end; the exit status."""
-        status = self.process.wait(within_s)
-        self._reader.join()
-        return status
-
-    def memory_mb(self) -> float:
-        """What it holds of the machine's memory."""
-        return float(psutil.Process(self.process.pid).memory_info().rss) / 2**20
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, f"{self.name} does not run"
+        return self._process
