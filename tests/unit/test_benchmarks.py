@@ -19,6 +19,7 @@ BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 
 PROMISED = {
     "d3po_step": {"ratio", "flop_ratio_sd2"},
+    "judges": {"ratio", "ratio_with_files", "ratio_of_references"},
     "sampling": {"ratio", "unet_share"},
     "trajectory_storage": {"mib_per_outfit", "reference_mib_per_outfit", "ratio", "write_s", "read_s"},
 }
