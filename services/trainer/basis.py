@@ -28,6 +28,6 @@ def load_basis(settings: TrainerSettings) -> Basis:
         InvalidBundle: if the bundle's folder is none.
     """
     return Basis(
-        load_data_set(settings.place(settings.data, "catalogue")),
+        load_data_set(settings.place(settings.data_set, "catalogue")),
         read_bundle_sampler(Path(settings.place(settings.bundle, "bundle"))),
     )

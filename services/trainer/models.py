@@ -25,7 +25,7 @@ class WorkerModels:
     @cached_property
     def data_set(self) -> DataSet:
         """The outfits."""
-        return load_data_set(self._settings.place(self._settings.data, "catalogue"))
+        return load_data_set(self._settings.place(self._settings.data_set, "catalogue"))
 
     @cached_property
     def bundle(self) -> DiFashion:

@@ -46,7 +46,7 @@ class RoundEvents:
                 for event in events:
                     yield _written(event)
                     after = event.event_id
-                    if event.kind == "state" and event.data.get("state") in ENDED:
+                    if event.kind == "state" and event.details.get("state") in ENDED:
                         return
                 if events:
                     told_at = time.monotonic()
@@ -67,7 +67,7 @@ class RoundEvents:
         if events or not job.is_finished:
             return events
         return (
-            RoundEvent(event_id=after, at=job.finished_at or job.created_at, kind="state", data={"state": job.state}),
+            RoundEvent(event_id=after, at=job.finished_at or job.created_at, kind="state", details={"state": job.state}),
         )
 
 

@@ -22,7 +22,7 @@ class TrainerSettings(ServingSettings, BaseSettings):
 
     port: int = Field(8004, ge=0, le=65535, description="0 takes a free one; the log line `listening` tells which.")
     assets: Path = Field(MINI_ASSETS, description="Folder of the mini models: what 'mini' stands for.")
-    data: str = Field("mini", description="'mini', or the folder of a data set.")
+    data_set: str = Field("mini", description="'mini', or the folder of a data set.")
     bundle: str = Field("mini", description="'mini', or the folder of a DiFashion bundle; the generator's.")
     clip: str = Field(
         "mini", description="CLIP by which the gate measures diversity: 'mini', a folder, or a published one's name."
