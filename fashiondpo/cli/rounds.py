@@ -129,12 +129,12 @@ def show_round(client: TrainerClient, round_id: str) -> RoundView:
         shown: dict[str, Progress] = {}
         for event in client.events(round_id):
             if event.kind == "progress":
-                progress = RoundProgress.model_validate(event.data)
+                progress = RoundProgress.model_validate(event.details)
                 if progress.stage not in shown:
                     shown[progress.stage] = bars(progress.stage)
                 shown[progress.stage](progress.done, progress.total, progress.figures)
             elif event.kind == "problem":
-                error_console.print(f"{event.data.get('detail')}", style="yellow", highlight=False, markup=False)
+                error_console.print(f"{event.details.get('detail')}", style="yellow", highlight=False, markup=False)
     return client.round(round_id)
 
 

@@ -152,7 +152,7 @@ def _event(event: ServerEvent) -> RoundEvent | None:
 
 
 def _is_end(event: RoundEvent) -> bool:
-    return event.kind == "state" and event.data.get("state") in ENDED
+    return event.kind == "state" and event.details.get("state") in ENDED
 
 
 def _nothing(_reply: Reply) -> None:

@@ -39,7 +39,7 @@ class JudgeSettings(ServingSettings):
 class CatalogueJudgeSettings(JudgeSettings):
     """Settings of the judges that compare with a catalogue's items by CLIP features."""
 
-    data: Path | Literal["mini"] = Field("mini", description="Data set with the catalogue: 'mini', or a folder.")
+    data_set: Path | Literal["mini"] = Field("mini", description="Data set with the catalogue: 'mini', or a folder.")
     clip: str = Field("mini", description="CLIP model: 'mini', a folder, or the name of a published one (ViT-B-32).")
     clip_pretrained: str | None = Field(None, description="Tag of a published CLIP model's weights.")
     features_cache: Path | None = Field(

@@ -273,7 +273,7 @@ def make_event(event_id: str, at: str, kind: EventKind, details: Mapping[str, Js
     if kind not in get_args(EventKind):
         raise InvalidInput(f"{kind!r} is no kind of event; there are {', '.join(get_args(EventKind))}")
     try:
-        event = RoundEvent(event_id=event_id, at=at, kind=kind, data=dict(details))
+        event = RoundEvent(event_id=event_id, at=at, kind=kind, details=dict(details))
     except ValidationError as error:
         raise InvalidInput(f"an event of kind {kind!r}: {first_problem(error)}") from error
     record_to_json(event)

@@ -19,7 +19,7 @@ class GeneratorSettings(ServingSettings, BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="0 takes a free one; the log line `listening` tells which.")
     assets: Path = Field(MINI_ASSETS, description="Folder of the mini models: what 'mini' stands for.")
     bundle: str = Field("mini", description="'mini', or the folder of a DiFashion bundle.")
-    data: str = Field("mini", description="'mini', or the folder of a data set: catalogue and histories.")
+    data_set: str = Field("mini", description="'mini', or the folder of a data set: catalogue and histories.")
     splits: tuple[str, ...] = Field(
         ("train", "valid", "test"), description="Whose histories are known; of a user of several, the last counts."
     )

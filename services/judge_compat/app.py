@@ -20,7 +20,7 @@ def create_app(settings: JudgeCompatSettings | None = None) -> FastAPI:
     def load(progress: Progress) -> LoadedJudge:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
-        catalogue = load_data_set(settings.mini(settings.data, "catalogue")).catalogue
+        catalogue = load_data_set(settings.mini(settings.data_set, "catalogue")).catalogue
         clip = settings.assets / "judges/clip" if settings.clip == "mini" else settings.clip
         features = OpenClipFeatures.load(clip, settings.device, pretrained=settings.clip_pretrained)
         items = CatalogueFeatures(features, catalogue, cache=settings.features_cache)

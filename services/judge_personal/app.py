@@ -21,7 +21,7 @@ def create_app(settings: JudgePersonalSettings | None = None) -> FastAPI:
     def load(progress: Progress) -> LoadedJudge:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
-        data_set = load_data_set(settings.mini(settings.data, "catalogue"))
+        data_set = load_data_set(settings.mini(settings.data_set, "catalogue"))
         clip = settings.assets / "judges/clip" if settings.clip == "mini" else settings.clip
         features = OpenClipFeatures.load(clip, settings.device, pretrained=settings.clip_pretrained)
         items = CatalogueFeatures(features, data_set.catalogue, cache=settings.features_cache)

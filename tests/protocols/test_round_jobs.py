@@ -254,7 +254,7 @@ def test_redis_does_what_memory_does_in_any_history(places):
 
         @rule(round_id=ROUND_IDS, done=st.integers(0, 9))
         def tell(self, round_id: str, done: int) -> None:
-            self.alike(lambda jobs: jobs.append_event(round_id, "progress", {"done": done}).data)
+            self.alike(lambda jobs: jobs.append_event(round_id, "progress", {"done": done}).details)
 
         @rule(limit=st.integers(1, 3), cursor=st.none() | st.integers(0, 5).map(str))
         def page(self, limit: int, cursor: str | None) -> None:
@@ -264,7 +264,7 @@ def test_redis_does_what_memory_does_in_any_history(places):
         def agree(self) -> None:
             self.alike(lambda jobs: (jobs.page(), jobs.unfinished()))
             for round_id in "abcd":
-                self.alike(lambda jobs, round_id=round_id: [event.data for event in jobs.events(round_id)][-10:])
+                self.alike(lambda jobs, round_id=round_id: [event.details for event in jobs.events(round_id)][-10:])
 
     run_state_machine_as_test(Histories, settings=settings(max_examples=30, stateful_step_count=20))
 

@@ -33,8 +33,8 @@ def judge_app(criterion: str, *, data: Path, features_cache: Path, **settings: A
         case "quality":
             return create_quality(JudgeQualitySettings(**settings))
         case "compatibility":
-            return create_compat(JudgeCompatSettings(data=data, features_cache=features_cache, **settings))
-    return create_personal(JudgePersonalSettings(data=data, features_cache=features_cache, **settings))
+            return create_compat(JudgeCompatSettings(data_set=data, features_cache=features_cache, **settings))
+    return create_personal(JudgePersonalSettings(data_set=data, features_cache=features_cache, **settings))
 
 
 @contextmanager

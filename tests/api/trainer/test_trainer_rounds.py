@@ -182,21 +182,21 @@ class TestEvents:
         assert response.headers["content-type"].startswith("text/event-stream")
         found = list(events(response.text))
         assert [name for name, _ in found] == ["state", "progress", "state"]
-        assert found[-1][1]["data"] == {"state": "succeeded"}
+        assert found[-1][1]["details"] == {"state": "succeeded"}
 
     def test_go_on_behind_the_last_one_that_was_seen(self, api):
         round_id = api.train(SMALL)["round_id"]
         seen = api.stores.jobs.events(round_id)[-1].event_id
         end_round(round_id, api.stores, "cancelled")
         response = api.client.get(f"/rounds/{round_id}/events", headers={"Last-Event-ID": seen})
-        assert [data["data"] for _, data in events(response.text)] == [{"state": "cancelled"}]
+        assert [details["details"] for _, details in events(response.text)] == [{"state": "cancelled"}]
 
     def test_end_also_for_one_who_has_seen_the_end(self, api):
         round_id = api.train(SMALL)["round_id"]
         end_round(round_id, api.stores, "cancelled")
         last = api.stores.jobs.events(round_id)[-1].event_id
         response = api.client.get(f"/rounds/{round_id}/events", headers={"Last-Event-ID": last})
-        assert [data["data"] for _, data in events(response.text)] == [{"state": "cancelled"}]
+        assert [details["details"] for _, details in events(response.text)] == [{"state": "cancelled"}]
 
     def test_behind_something_that_is_no_event_are_refused(self, api):
         round_id = api.train(SMALL)["round_id"]

@@ -107,7 +107,7 @@ class Shop:
         return self.stores.jobs.update(round_id, lambda job: job.model_copy(update=changes))
 
     def events(self, round_id: str, kind: str) -> list[dict]:
-        return [event.data for event in self.stores.jobs.events(round_id) if event.kind == kind]
+        return [event.details for event in self.stores.jobs.events(round_id) if event.kind == kind]
 
 
 def brief(limits: SliceLimits = LIMITS) -> SliceLimits:
