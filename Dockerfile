@@ -32,6 +32,8 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf sh deploy/image/install-torc
 
 FROM torch AS build
 
+ARG TORCH_VARIANT=cuda
+ARG TORCH_INDEX=
 # generator, judge-quality, judge-compat, judge-personal or trainer.
 ARG SERVICE
 # Further packages, e.g. s3fs for artifacts in S3.
