@@ -55,7 +55,8 @@ class ClaimKeeper:
         """Renew, save, take over; once. Raises Unavailable if the records do not answer."""
         held = self._generations.held()
         for ended in [h for h in held if h.live.is_ended]:
-            self._generations.save(ended)
+            if not self._generations.save(ended):
+                raise Unavailable("the records of generations do not answer")
         claimed = {h.live.plan.generation_id: h for h in held if h.is_claimed and not h.live.is_ended}
         for name in self._records.renew([h.record() for h in claimed.values()]):
             self._generations.stop(claimed[name].live)

@@ -29,6 +29,8 @@ from services.generator.pinned_adapters import PinnedAdapters
 from services.generator.request_reading import OutfitPlan, RequestReader, chosen_settings
 
 _RETRY_OVERLOADED_S = 2.0
+_SILENCE_S = 5.0
+"""After a failure, ends are left to the claim keeper for so long."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class GenerationParts:
         adapters: fetches versions that requests pin.
         writer: keeps pictures and sets.
         writers: the threads on which it does.
+        recorder: a thread of its own for records, so that a store that is silent holds up no pictures.
         records: of generations, shared with other replicas.
         metrics: figures.
         sampler, base_digest: the bundle's own settings, and its digest.
@@ -51,6 +54,7 @@ class GenerationParts:
     adapters: PinnedAdapters
     writer: CandidateWriter
     writers: Executor
+    recorder: Executor
     records: GenerationRecords
     metrics: GeneratorMetrics
     sampler: SamplerSettings
@@ -65,11 +69,13 @@ class GenerationLimits:
         rows_per_forward: for the record.
         max_rows: candidates of one request; over all that has not ended, twice as many.
         max_deadline_s: no generation takes longer.
+        max_unrecorded: ended generations that are kept while their records' store does not answer.
     """
 
     rows_per_forward: int
     max_rows: int
     max_deadline_s: float
+    max_unrecorded: int
 
 
 @dataclass
@@ -116,7 +122,7 @@ class Generations:
         self._parts, self._limits = parts, limits
         self._lock = Lock()
         self._held: dict[str, Held] = {}
-        self._is_leaving = False
+        self._is_leaving, self._silent_until = False, 0.0
 
     def begin(
         self, request: GenerateRequest, caller: Caller, *, key: str | None = None, is_detached: bool = False
@@ -216,20 +222,24 @@ class Generations:
             self._is_leaving = True
             return [h.live.plan.generation_id for h in self._held.values() if h.request and not h.live.is_ended]
 
-    def save(self, held: Held) -> None:
-        """Record the end of a generation, after which this process need not know it; a failure is logged."""
+    def save(self, held: Held) -> bool:
+        """Record the end of a generation, after which this process need not know it; whether there is nothing to do left."""
         name = held.live.plan.generation_id
         with held.saving:
             if self._holding(name) is not held:
-                return  # done before; by now the name may stand for another attempt
+                return True  # done before; by now the name may stand for another attempt
             if self._is_leaving and held.request is not None and held.live.error is not None:
-                return  # ended here, but not for good
+                return True  # ended here, but not for good
             try:
                 self._parts.records.finish(held.record())
             except FashionDPOError as error:
                 log().warning("generation_not_recorded", generation_id=name, reason=str(error))
-            else:
-                self._drop(held)
+                self._silent_until = time.monotonic() + _SILENCE_S
+                if not held.is_claimed and len(self._held) > self._limits.max_unrecorded:
+                    self._drop(held)
+                return False
+            self._drop(held)
+            return True
 
     def _begun(self, name: str, fingerprint: str) -> LiveGeneration | Generation | None:
         """What was begun under an idempotency key and has not failed."""
@@ -320,7 +330,8 @@ class Generations:
             seconds=round(time.monotonic() - held.began, 3),
             reason=None if error is None else error.code,
         )
-        self._parts.writers.submit(self.save, held)
+        if time.monotonic() > self._silent_until:
+            self._parts.recorder.submit(self.save, held)
 
     def _withdraw(self, held: Held, error: BaseException) -> None:
         """Undo what was begun of a request that is refused; whoever joined it meanwhile hears why."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from fashiondpo.diffusion.engine import Engine
@@ -29,7 +29,7 @@ class OpenedGenerator:
     adapters: AdapterDesk
     follower: AdapterFollower
     keeper: ClaimKeeper
-    writers: ThreadPoolExecutor
+    executors: tuple[Executor, ...]
 
     @property
     def artifacts(self) -> ArtifactStore:
@@ -55,7 +55,8 @@ class OpenedGenerator:
         # before the engine ends what it has not finished, which would count as failed: another process may have it
         unfinished = self.generations.hand_over()
         self.engine.close()
-        self.writers.shutdown(wait=True)
+        for executor in self.executors:
+            executor.shutdown(wait=True)
         try:
             self.stores.generations.release(unfinished)
         except FashionDPOError as error:

@@ -40,7 +40,7 @@ def open_generator(
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    data_set = load_data_set(settings.place(settings.data, "catalogue"))
+    data_set = load_data_set(settings.place(settings.data_set, "catalogue"))
     progress(1, _STAGES, {})
     dtype: torch.dtype = getattr(torch, settings.dtype)
     bundle = load_bundle(settings.place(settings.bundle, "bundle"), device=settings.device, dtype=dtype)
@@ -87,7 +87,7 @@ def _composed(
         on_look=metrics.following,
     )
     pinned = PinnedAdapters(stores.adapters, engine, timeout_s=_SWAP_TIMEOUT_S)
-    writers = ThreadPoolExecutor(settings.writer_threads, "writer")
+    writers, recorder = ThreadPoolExecutor(settings.writer_threads, "writer"), ThreadPoolExecutor(1, "recorder")
     pictures = StoredPictureReader(stores.artifacts, bundle.image_size, settings.max_image_px)
     generations = Generations(
         GenerationParts(
@@ -96,12 +96,18 @@ def _composed(
             adapters=pinned,
             writer=CandidateWriter(stores.artifacts, stores.feedback, stores.traffic),
             writers=writers,
+            recorder=recorder,
             records=stores.generations,
             metrics=metrics,
             sampler=bundle.sampler,
             base_digest=bundle.digest,
         ),
-        GenerationLimits(settings.rows_per_forward, settings.max_queued_rows, settings.max_deadline_s),
+        GenerationLimits(
+            rows_per_forward=settings.rows_per_forward,
+            max_rows=settings.max_queued_rows,
+            max_deadline_s=settings.max_deadline_s,
+            max_unrecorded=settings.kept_generations,
+        ),
     )
     desk = AdapterDesk(
         registry=stores.adapters,
@@ -113,4 +119,4 @@ def _composed(
         max_bytes=int(settings.max_adapter_mb * 2**20),
     )
     keeper = ClaimKeeper(generations, stores.generations, claim_s=settings.claim_s)
-    return OpenedGenerator(settings, stores, engine, generations, desk, follower, keeper, writers)
+    return OpenedGenerator(settings, stores, engine, generations, desk, follower, keeper, (writers, recorder))

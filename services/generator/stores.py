@@ -75,7 +75,7 @@ def open_stores(settings: GeneratorSettings) -> Stores:
             MemoryAdapters(),
             MemoryGenerationRecords(kept=settings.kept_generations, claim_s=settings.claim_s),
         )
-    client, prefix = connect(settings.redis_url.get_secret_value()), settings.redis_prefix
+    client, prefix = connect(settings.redis_url.get_secret_value(), timeout_s=2.0, retries=1), settings.redis_prefix
     return Stores(
         artifacts,
         RedisFeedback(client, prefix),
