@@ -48,13 +48,12 @@ class GeneratorSettings(ServingSettings, BaseSettings):
     max_adapter_mb: float = Field(64.0, gt=0, description="Largest adapter file that is registered, in MiB.")
 
     kept_generations: int = Field(1000, ge=1, description="Ended generations that this process still knows.")
-    kept_generations_s: int = Field(86_400, ge=1, description="Redis forgets a generation after so long.")
+    kept_generations_s: int = Field(86_400, ge=1, description="Redis forgets a generation and its Idempotency-Key then.")
     claim_s: float = Field(
         15.0,
         gt=0,
         description="An asynchronous generation whose replica is silent for longer is taken over by another.",
     )
-    idempotency_s: int = Field(86_400, ge=1, description="An Idempotency-Key is remembered for so long.")
 
     @field_validator("redis_url", "threads", mode="before")
     @classmethod
