@@ -160,7 +160,7 @@ class Deployment:
             self._service("judge_personal", shared | features),
         ]
         self.api = self._service("trainer", self.trainer_settings())
-        self.beat = ModuleProcess(["services.trainer", "beat"], self._trainer_environment(), self.folder / "beat.log")
+        self.beat = ModuleProcess(["services.trainer", "beat"], self.trainer_environment(), self.folder / "beat.log")
         self.stack.enter_context(self.beat)
         for service in (self.generator, *self.judges, self.api):
             service.wait_until_ready()
@@ -197,7 +197,7 @@ class Deployment:
         if redis_port is not None:
             settings["redis_url"] = f"redis://127.0.0.1:{redis_port}/0"
         log_file = self.folder / f"worker-{self.workers_started}.log"
-        return WorkerProcess(["services.trainer", "worker"], self._trainer_environment(**settings), log_file)
+        return WorkerProcess(["services.trainer", "worker"], self.trainer_environment(**settings), log_file)
 
     def shared_worker(self, redis_port: int) -> WorkerProcess:
         """A worker that goes on after a test; started when it is first needed."""
@@ -213,7 +213,7 @@ class Deployment:
             assert self.shared.ended() == 0
             self.shared = None
 
-    def _trainer_environment(self, **settings: object) -> dict[str, str]:
+    def trainer_environment(self, **settings: object) -> dict[str, str]:
         return {f"TRAINER_{name.upper()}": str(value) for name, value in self.trainer_settings(**settings).items()}
 
     @property

@@ -83,9 +83,13 @@ class ResumableGate:
         name = f"gate-{self.round_id}-{side}"
         requests = self.requests(name)
         painting, judging = self._progress_of(side, len(requests), len(self.parts.judges))
-        self.parts.generator.activate(ref, weights)
         record = RoundRecord(round_id=name, seed=0, adapter=ref)
-        record = collect_round(record, requests, self.parts, painting, self.should_stop)
+        found = self.parts.generator.adapter, self.parts.generator.weights
+        self.parts.generator.activate(ref, weights)
+        try:
+            record = collect_round(record, requests, self.parts, painting, self.should_stop)
+        finally:
+            self.parts.generator.activate(*found)
         record = judge_round(record, self.parts, judging, self.should_stop)
         return self._figures(record)
 

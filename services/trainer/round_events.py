@@ -67,7 +67,9 @@ class RoundEvents:
         if events or not job.is_finished:
             return events
         return (
-            RoundEvent(event_id=after, at=job.finished_at or job.created_at, kind="state", details={"state": job.state}),
+            RoundEvent(
+                event_id=after, at=job.finished_at or job.created_at, kind="state", details={"state": job.state}
+            ),
         )
 
 

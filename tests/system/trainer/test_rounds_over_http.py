@@ -17,7 +17,11 @@ class TestRoundOverHttp:
             events = list(client.events(round_id))
         view = deployment.ended(round_id)
         assert view.state == "succeeded", (view.problem, worker.log()[-3000:])
-        assert [event.details["state"] for event in events if event.kind == "state"] == ["queued", "running", "succeeded"]
+        assert [event.details["state"] for event in events if event.kind == "state"] == [
+            "queued",
+            "running",
+            "succeeded",
+        ]
         assert [event.details["stage"] for event in events if event.kind == "stage"] == [
             "judge",
             "pair",
