@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import shared_task
-from celery.signals import setup_logging, worker_process_init, worker_shutting_down
+from celery.signals import setup_logging, worker_process_init, worker_process_shutdown, worker_shutting_down
 
 from fashiondpo.errors import Unavailable
 from fashiondpo.telemetry import log
@@ -54,6 +54,11 @@ def _keep_our_logging(**_: Any) -> None:
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _begin_process(**_: Any) -> None:
     worker_process().begin()
+
+
+@worker_process_shutdown.connect  # type: ignore[untyped-decorator]
+def _end_process(**_: Any) -> None:
+    worker_process().end()
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import ExitStack
 from functools import cache, cached_property
 from threading import Event
 from types import FrameType
@@ -13,11 +14,12 @@ from types import FrameType
 import billiard  # type: ignore[import-untyped]
 from celery import Celery
 
+from fashiondpo.serving.tracing import Tracing
 from fashiondpo.storage.stores import Stores
 from fashiondpo.telemetry import capture_standard_logging, configure_logging
 from services.trainer.basis import Basis, load_basis
 from services.trainer.peers import Peers
-from services.trainer.queue import CeleryQueue
+from services.trainer.queue import ADVANCE, CeleryQueue
 from services.trainer.reconcile import reconcile, start_if_due
 from services.trainer.settings import TrainerSettings
 from services.trainer.slice_contract import OpenWork, SliceEnd, SliceLimits
@@ -40,6 +42,8 @@ class WorkerProcess:
         self.draining = Event()
         self.metrics = WorkerMetrics()
         self.holder = f"{socket.gethostname()}/{os.getpid()}"
+        self._tracing = Tracing("FashionDPO trainer worker", settings.otel_endpoint)
+        self._open = ExitStack()
 
     @cached_property
     def stores(self) -> Stores:
@@ -78,15 +82,17 @@ class WorkerProcess:
     def advance(self, round_id: str, slice_number: int) -> SliceEnd:
         """Work on a round for a slice, and queue the next one."""
         started = time.perf_counter()
-        end = advance(
-            round_id,
-            slice_number,
-            stores=self.stores,
-            open_work=lambda *arguments: self.open_work(*arguments),
-            limits=slice_limits(self.settings),
-            holder=self.holder,
-            is_draining=self.draining.is_set,
-        )
+        ids: dict[str, str | int] = {"round_id": round_id, "slice": slice_number}
+        with self._tracing.tracer.start_as_current_span(ADVANCE, attributes=ids):
+            end = advance(
+                round_id,
+                slice_number,
+                stores=self.stores,
+                open_work=lambda *arguments: self.open_work(*arguments),
+                limits=slice_limits(self.settings),
+                holder=self.holder,
+                is_draining=self.draining.is_set,
+            )
         self.metrics.ended(end.kind, time.perf_counter() - started)
         if end.next_slice is not None:
             self.queue.put(round_id, end.next_slice)
@@ -132,12 +138,17 @@ class WorkerProcess:
         return None if job is None else job.round_id
 
     def begin(self) -> None:
-        """Once per process, before its first task: logs, the signal to end, figures."""
+        """Once per process, before its first task: logs, traces, the signal to end, figures."""
         configure_logging(level=self.settings.log_level, form=self.settings.log_form)
         capture_standard_logging(level=self.settings.log_level, form=self.settings.log_form)
         signal.signal(DRAIN, self._drain)
+        self._open.enter_context(self._tracing.exporting())
         if self.settings.worker_metrics_port is not None:
             self.metrics.serve(self.settings.worker_metrics_port, self.settings.host)
+
+    def end(self) -> None:
+        """Once per process, after its last task: what is left of traces is sent."""
+        self._open.close()
 
     def _drain(self, _number: int, _frame: FrameType | None) -> None:
         self.draining.set()
