@@ -16,11 +16,16 @@ from services.trainer.settings import TrainerSettings
 
 
 class WorkerModels:
-    """Each is loaded when it is first needed."""
+    """Each is loaded when it is first needed, or all of them by `load`."""
 
     def __init__(self, settings: TrainerSettings) -> None:
         """Names the places."""
         self._settings = settings
+
+    def load(self) -> None:
+        """Load everything now."""
+        log().info("loading models")
+        _ = self.data_set, self.bundle, self.features
 
     @cached_property
     def data_set(self) -> DataSet:

@@ -63,15 +63,17 @@ def open_ordered_round(order: RoundOrder, *, stores: Stores, queue: SliceQueue) 
     Raises:
         Unavailable: if the stores do not answer.
     """
-    job = _found(order, stores) or _numbered(order, stores)
+    if (found := _found(order, stores)) is not None:
+        # whoever opened it has queued it, or died before that: then the reconciler does
+        open_round(stores.feedback, first_record(found))
+        return found
+    job = _numbered(order, stores)
     open_round(stores.feedback, first_record(job))
-    if job.enqueued_at is None and not job.is_finished:
-        job = stores.jobs.update(job.round_id, lambda j: j.model_copy(update={"enqueued_at": iso_now()}))
-        stores.jobs.append_event(job.round_id, "state", {"state": job.state})
-        try:
-            queue.put(job.round_id, job.slice_number)
-        except Unavailable as error:
-            log().warning("round not queued", round_id=job.round_id, reason=str(error))
+    stores.jobs.append_event(job.round_id, "state", {"state": job.state})
+    try:
+        queue.put(job.round_id, job.slice_number)
+    except Unavailable as error:
+        log().warning("round not queued", round_id=job.round_id, reason=str(error))
     return job
 
 
@@ -98,6 +100,7 @@ def _numbered(order: RoundOrder, stores: Stores) -> RoundJob:
             source=order.source,
             request=order.model_dump(mode="json"),
             created_at=iso_now(),
+            enqueued_at=iso_now(),
         )
         try:
             return stores.jobs.open(job)

@@ -71,8 +71,10 @@ class WorkerProcess:
         from services.trainer.models import WorkerModels  # loads torch: only where rounds are worked on
         from services.trainer.round_work import RoundWorker
 
+        models = WorkerModels(self.settings)
+        models.load()
         worker = RoundWorker(
-            WorkerModels(self.settings),
+            models,
             Peers.of(self.settings),
             self.settings.training_folder,
             self.settings.sets_per_call,
@@ -81,6 +83,7 @@ class WorkerProcess:
 
     def advance(self, round_id: str, slice_number: int) -> SliceEnd:
         """Work on a round for a slice, and queue the next one."""
+        open_work = self.open_work  # loaded before there is a lease: that takes long, and lets no other thread run
         started = time.perf_counter()
         ids: dict[str, str | int] = {"round_id": round_id, "slice": slice_number}
         with self._tracing.tracer.start_as_current_span(ADVANCE, attributes=ids):
@@ -88,7 +91,7 @@ class WorkerProcess:
                 round_id,
                 slice_number,
                 stores=self.stores,
-                open_work=lambda *arguments: self.open_work(*arguments),
+                open_work=open_work,
                 limits=slice_limits(self.settings),
                 holder=self.holder,
                 is_draining=self.draining.is_set,
