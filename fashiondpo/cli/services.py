@@ -59,7 +59,7 @@ def embedded_command(
 ) -> list[str]:
     """The command line of the embedded services; arguments as `fashiondpo up` has them."""
     assets = mini_assets()
-    places = {"data-place": (data_place, "catalogue"), "bundle": (bundle, "bundle"), "judges": (judges, "judges")}
+    places = {"data-set": (data_place, "catalogue"), "bundle": (bundle, "bundle"), "judges": (judges, "judges")}
     options = {"run": str(run), "host": host, "base-port": str(base_port), "device": device}
     for name, (place, within) in places.items():
         if place == "mini":

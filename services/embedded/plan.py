@@ -106,13 +106,13 @@ def _variables(
             own |= {"WEIGHTS": settings.of_judges("quality")}
         case "judge_compat" | "judge_personal":
             own |= {
-                "DATA": settings.data_place,
+                "DATA_SET": settings.data_set,
                 "CLIP": settings.of_judges("clip"),
                 "FEATURES_CACHE": str(folder / FEATURES),
             }
             own |= {"VBPR": settings.of_judges("vbpr")} if name == "judge_compat" else {}
         case _:
-            own |= {"DATA": settings.data_place, "BUNDLE": settings.bundle, "REDIS_URL": redis_url}
+            own |= {"DATA_SET": settings.data_set, "BUNDLE": settings.bundle, "REDIS_URL": redis_url}
     if name in ("trainer", *CELERY):
         own |= {
             "CLIP": settings.of_judges("clip"),

@@ -30,7 +30,7 @@ class EmbeddedSettings(BaseSettings):
         8000, ge=0, le=65530, description="The generator's; judges and trainer follow. 0: free ones everywhere."
     )
     device: str = Field("cpu", description="Of all models: cpu, cuda, cuda:1, …")
-    data_place: str = Field("mini", description="'mini', or the folder of a data set.")
+    data_set: str = Field("mini", description="'mini', or the folder of a data set.")
     bundle: str = Field("mini", description="'mini', or the folder of a DiFashion bundle.")
     judges: str = Field("mini", description="'mini', or a folder with clip/, vbpr/ and quality/.")
     parent: int | None = Field(None, description="Stop when this process, which has started us, is no more.")

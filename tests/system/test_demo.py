@@ -13,7 +13,7 @@ SHORT = {
     "candidates": 2,
     "gate_outfits": 3,
     "training": {
-        "learning_rate": 1e-2,
+        "learning_rate": 1e-9,  # paints the same as before: a tie on every outfit
         "outfits_per_update": 2,
         "steps_per_outfit": 2,
         "visits_per_forward": 4,
@@ -21,7 +21,7 @@ SHORT = {
     },
 }
 LENIENT = {"min_outfits": 1, "min_win_rate_low": 0, "min_diversity_ratio": 0}
-IMPOSSIBLE = {"min_outfits": 1, "min_win_rate_low": 1}
+IMPOSSIBLE = {"min_outfits": 1, "min_win_rate_low": 0.99}
 DEMO_S = 600
 
 

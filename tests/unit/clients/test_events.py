@@ -37,9 +37,9 @@ def parsed(*pieces: bytes) -> list[ServerEvent]:
     return [event for piece in pieces for event in parser.feed(piece)]
 
 
-def round_event(number: int, **data: str) -> bytes:
-    kind = "state" if data else "progress"
-    event = RoundEvent(event_id=str(number), at="now", kind=kind, data=data)
+def round_event(number: int, **details: str) -> bytes:
+    kind = "state" if details else "progress"
+    event = RoundEvent(event_id=str(number), at="now", kind=kind, details=details)
     return event_bytes(kind, event, str(number))
 
 
