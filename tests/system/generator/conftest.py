@@ -35,10 +35,18 @@ def start_generator(tmp_path: Path, bundle_folder: Path) -> Iterator[StartGenera
 
 
 @pytest.fixture(scope="module")
-def generator(tmp_path_factory: pytest.TempPathFactory, bundle_folder: Path) -> Iterator[RestartableService]:
+def settings() -> dict[str, object]:
+    """Of the module's generator; a module may have others."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def generator(
+    tmp_path_factory: pytest.TempPathFactory, bundle_folder: Path, settings: dict[str, object]
+) -> Iterator[RestartableService]:
     """A generator that stands alone, for all tests of a module."""
     with ExitStack() as stack:
-        yield _start(stack, tmp_path_factory.mktemp("generator"), bundle_folder)
+        yield _start(stack, tmp_path_factory.mktemp("generator"), bundle_folder, **settings)
 
 
 def _start(stack: ExitStack, folder: Path, bundle_folder: Path, **settings: object) -> RestartableService:

@@ -8,7 +8,7 @@ from tests.polling import eventually
 
 
 @pytest.fixture
-def settings(own_valkey):
+def shared(own_valkey):
     return {"redis_url": own_valkey.url, "claim_s": 2, "poll_adapters_s": 0.5}
 
 
@@ -21,12 +21,12 @@ def status(url: str) -> str | None:
 
 class TestKilledGenerator:
     def test_loses_no_accepted_generation_and_serves_the_champion_again(
-        self, start_generator, settings, adapter_contents
+        self, start_generator, shared, adapter_contents
     ):
-        generator = start_generator(**settings)
+        generator = start_generator(**shared)
         httpx.post(f"{generator.url}/adapters", json=registration(adapter_contents[0], "r1"), timeout=60)
         httpx.post(f"{generator.url}/adapters/1/activate", json={"force": True}, timeout=60)
-        body = completion(steps=150, seed=5, adapter_version=1)
+        body = completion(steps=60, seed=5, adapter_version=1)
         place = httpx.post(f"{generator.url}/generate", json=body, headers=ASYNC, timeout=60).headers["location"]
         generator.kill9()
         generator.start()
@@ -36,9 +36,9 @@ class TestKilledGenerator:
         assert _images(made) == _images(again)
         assert httpx.get(f"{generator.url}/adapters", timeout=60).json()["active"]["version"] == 1
 
-    def test_leaves_its_work_to_another_that_lives(self, start_generator, settings):
-        one, other = start_generator(**settings), start_generator(**settings)
-        place = httpx.post(f"{one.url}/generate", json=completion(steps=150), headers=ASYNC, timeout=60).headers[
+    def test_leaves_its_work_to_another_that_lives(self, start_generator, shared):
+        one, other = start_generator(**shared), start_generator(**shared)
+        place = httpx.post(f"{one.url}/generate", json=completion(steps=60), headers=ASYNC, timeout=60).headers[
             "location"
         ]
         one.kill9()
@@ -47,8 +47,8 @@ class TestKilledGenerator:
 
 
 class TestKilledRedis:
-    def test_that_comes_back_has_lost_no_accepted_generation(self, start_generator, settings, own_valkey):
-        generator = start_generator(**settings)
+    def test_that_comes_back_has_lost_no_accepted_generation(self, start_generator, shared, own_valkey):
+        generator = start_generator(**shared)
         place = httpx.post(f"{generator.url}/generate", json=completion(steps=60), headers=ASYNC, timeout=60).headers[
             "location"
         ]
@@ -59,8 +59,8 @@ class TestKilledRedis:
         eventually(generator.is_ready, within_s=60)
         assert len(generator.lines("generation")) == 1
 
-    def test_that_hangs_makes_readyz_honest_and_leaves_pictures_working(self, start_generator, settings, own_valkey):
-        generator = start_generator(**settings)
+    def test_that_hangs_makes_readyz_honest_and_leaves_pictures_working(self, start_generator, shared, own_valkey):
+        generator = start_generator(**shared)
         own_valkey.pause()
         assert httpx.post(f"{generator.url}/generate", json=completion(), timeout=60).status_code == 200
         assert not generator.is_ready()

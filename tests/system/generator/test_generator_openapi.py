@@ -1,14 +1,18 @@
 """The OpenAPI document says what the generator does, whatever is thrown at it, one request or several in a row."""
 
+import hypothesis
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given
 from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from tests.generator_calls import CHIEF, KEYS, bearer
 
 # Which items, categories, artifacts and versions there are is no matter of a schema: such requests are refused with
 # the reason.
 BEYOND_SCHEMAS = [positive_data_acceptance]
-QUICK = settings(
+AS_CHIEF = bearer(CHIEF)
+QUICK = hypothesis.settings(
     max_examples=8, stateful_step_count=5, phases=(Phase.explicit, Phase.generate), deadline=None,
     suppress_health_check=list(HealthCheck), derandomize=True, database=None,
 )  # fmt: skip
@@ -31,6 +35,11 @@ def within_reason(body: object) -> object:
     return body
 
 
+@pytest.fixture(scope="module")
+def settings():
+    return {"api_keys": KEYS}
+
+
 @pytest.fixture
 def schema(generator):
     """The document of a running generator."""
@@ -48,16 +57,16 @@ class TestDocument:
             @QUICK
             @given(case=operation.as_strategy())
             def ask(case):
-                case.call_and_validate(excluded_checks=BEYOND_SCHEMAS, timeout=60)
+                case.call_and_validate(headers=AS_CHIEF, excluded_checks=BEYOND_SCHEMAS, timeout=60)
 
             ask()
 
     def test_says_what_every_answer_in_a_conversation_is(self, schema):
         class Conversation(schema.as_state_machine()):
             def get_call_kwargs(self, case):
-                return {"timeout": 60}
+                return {"headers": AS_CHIEF, "timeout": 60}
 
             def validate_response(self, response, case, additional_checks=None, **options):
-                case.validate_response(response, excluded_checks=BEYOND_SCHEMAS)
+                case.validate_response(response, excluded_checks=BEYOND_SCHEMAS, headers=AS_CHIEF)
 
         Conversation.run(settings=QUICK)
