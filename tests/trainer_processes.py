@@ -180,7 +180,7 @@ class Deployment:
             "redis_url": self.valkey.url,
             "generator_url": self.generator.url,
             "judge_urls": json.dumps([judge.url for judge in self.judges]),
-            "lease_s": 2,
+            "lease_s": 3,
             "reconcile_s": 0.5,
             "requeue_after_s": 3,
             "retry_first_s": 0.3,

@@ -30,8 +30,7 @@ class Peers:
     @classmethod
     def of(cls, settings: TrainerSettings) -> Self:
         """Those that the settings name."""
-        key = settings.service_key.get_secret_value() if settings.service_key is not None else None
-        return cls(settings.generator_url, settings.judge_urls, key, settings.service_timeout_s)
+        return cls(settings.generator_url, settings.judge_urls, settings.peer_key(), settings.service_timeout_s)
 
     @contextmanager
     def opened(self) -> Iterator[tuple[GeneratorClient, tuple[SetJudge, ...]]]:

@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from fashiondpo.errors import InvalidInput
 from fashiondpo.run_settings import MINI_ASSETS, TrainRequest
 from fashiondpo.serving.settings import ServingSettings
 
@@ -51,6 +52,7 @@ class TrainerSettings(ServingSettings, BaseSettings):
     service_key: SecretStr | None = Field(
         None, description="API key for generator and judges, with the scopes generate and train."
     )
+    service_key_file: Path | None = Field(None, description="A file with that key; for mounted secrets.")
     service_timeout_s: float = Field(60.0, gt=0, description="For an answer of generator or judge.")
 
     slice_s: float = Field(180.0, gt=0, description="A round is worked on for so long, then saves and queues up again.")
@@ -88,7 +90,30 @@ class TrainerSettings(ServingSettings, BaseSettings):
         """What a setting names, or where the mini family has its own."""
         return str(self.assets / within) if name == "mini" else name
 
-    @field_validator("redis_url", "threads", "service_key", "clip_pretrained", "worker_metrics_port", mode="before")
+    def peer_key(self) -> str | None:
+        """The key for generator and judges, from whichever of the two settings; None without one.
+
+        Raises:
+            InvalidInput: if the file cannot be read.
+        """
+        if self.service_key is not None:
+            return self.service_key.get_secret_value()
+        if self.service_key_file is None:
+            return None
+        try:
+            return self.service_key_file.read_text().strip()
+        except OSError as error:
+            raise InvalidInput(f"service_key_file {self.service_key_file} cannot be read: {error.strerror}") from error
+
+    @field_validator(
+        "redis_url",
+        "threads",
+        "service_key",
+        "service_key_file",
+        "clip_pretrained",
+        "worker_metrics_port",
+        mode="before",
+    )
     @classmethod
     def _empty_means_none(cls, value: object) -> object:
         """Compose files pass unset variables as empty strings."""

@@ -13,11 +13,11 @@ PAUSE_S = 30.0
 def test_redis_that_is_killed_in_the_gate_and_paused_for_thirty_seconds_in_the_training_costs_a_round_nothing(
     deployment, wire, worker
 ):
-    wire.arm(b'"stage": "train"', at=4)
+    wire.arm(b'"implicit_accuracy"')
     round_id = deployment.train()
     assert wire.tripped.wait(PATIENCE_S), worker.log()[-3000:]
     deployment.valkey.pause()
-    wire.arm(b'"stage": "gate"', at=6)
+    wire.arm(b'"position"', at=3)
     time.sleep(PAUSE_S)  # the fault itself
     deployment.valkey.resume()
     assert wire.tripped.wait(PATIENCE_S), (deployment.round(round_id), worker.log()[-3000:])
@@ -30,15 +30,15 @@ def test_redis_that_is_killed_in_the_gate_and_paused_for_thirty_seconds_in_the_t
 
 
 def test_generator_that_is_killed_while_a_round_collects_is_waited_for(deployment, wire, worker):
-    check_waits_for(deployment, wire, worker, deployment.generator, b'"stage": "collect"')
+    check_waits_for(deployment, wire, worker, deployment.generator, b'"position"')
 
 
 def test_judge_that_is_killed_while_a_round_judges_is_waited_for(deployment, wire, worker):
-    check_waits_for(deployment, wire, worker, deployment.judges[0], b'"stage": "judge"')
+    check_waits_for(deployment, wire, worker, deployment.judges[0], b'"criterion": "quality"')
 
 
 def check_waits_for(deployment, wire, worker, service, words: bytes) -> None:
-    wire.arm(words, at=2)
+    wire.arm(words)
     round_id = deployment.train()
     assert wire.tripped.wait(PATIENCE_S), worker.log()[-3000:]
     service.kill9()

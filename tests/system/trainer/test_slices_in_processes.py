@@ -5,7 +5,8 @@ from __future__ import annotations
 from tests.polling import eventually
 from tests.trainer_processes import PATIENCE_S
 
-TRAINING = b'"stage": "train"'
+TRAINING = b'"implicit_accuracy"'
+"""What a worker writes after an update of the training."""
 
 
 def test_slices_of_a_moment_make_the_same_round(deployment, only_own_workers):
@@ -21,7 +22,7 @@ def test_slice_that_overruns_its_lease_is_fenced_off_while_another_worker_goes_o
     with deployment.worker(redis_port=wire.port) as late, deployment.worker() as other:
         other.main.suspend()
         eventually(lambda: other.main.status() == "stopped")
-        wire.arm(TRAINING, at=4)
+        wire.arm(TRAINING)
         round_id = deployment.train()
         assert wire.tripped.wait(PATIENCE_S), late.log()[-3000:]
         frozen = late.child()
@@ -38,7 +39,7 @@ def test_slice_that_overruns_its_lease_is_fenced_off_while_another_worker_goes_o
 
 def test_worker_that_is_told_to_end_saves_its_slice_and_no_update_is_lost(deployment, wire, only_own_workers):
     with deployment.worker(redis_port=wire.port) as first:
-        wire.arm(TRAINING, at=6)
+        wire.arm(TRAINING)
         round_id = deployment.train()
         assert wire.tripped.wait(PATIENCE_S), first.log()[-3000:]
         first.terminate()
@@ -70,7 +71,7 @@ def test_poison_round_fails_after_its_attempts_and_leaves_the_worker_to_others(d
 
 
 def test_round_that_is_cancelled_at_work_stops_and_publishes_nothing(deployment, wire, worker):
-    wire.arm(TRAINING, at=4)
+    wire.arm(TRAINING)
     round_id = deployment.train()
     assert wire.tripped.wait(PATIENCE_S), worker.log()[-3000:]
     with deployment.client as client:
@@ -81,7 +82,7 @@ def test_round_that_is_cancelled_at_work_stops_and_publishes_nothing(deployment,
 
 
 def test_api_that_is_killed_leaves_rounds_at_work_and_shows_them_when_it_is_back(deployment, wire, worker):
-    wire.arm(TRAINING, at=4)
+    wire.arm(TRAINING)
     round_id = deployment.train()
     assert wire.tripped.wait(PATIENCE_S), worker.log()[-3000:]
     deployment.api.kill9()

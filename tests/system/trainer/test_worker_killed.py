@@ -6,11 +6,11 @@ from tests.polling import eventually
 from tests.trainer_processes import PATIENCE_S
 
 MOMENTS = (
-    (b'"stage": "collect"', 3),
-    (b'"stage": "judge"', 5),
+    (b'"position"', 3),  # collecting: the third set is stored
+    (b'"criterion": "compatibility"', 1),  # judging: one judge is done, the second has begun
     (b'"stage": "pair"', 1),
-    (b'"stage": "train"', 6),
-    (b'"stage": "gate"', 8),
+    (b'"implicit_accuracy"', 1),  # training: the figures of the first updates
+    (b'"position"', 3),  # gate: the third held-out set
     (b'"stage": "publish"', 1),
     (b'"stage": "done"', 1),
 )

@@ -63,3 +63,16 @@ class TestCelery:
         app = celery_app(TrainerSettings(redis_url=REDIS, continuous_sets=5))
         app.loader.import_default_modules()
         assert {ADVANCE, *(entry["task"] for entry in app.conf.beat_schedule.values())} <= set(app.tasks)
+
+
+class TestKeyOfPeers:
+    def test_may_come_from_a_mounted_file(self, tmp_path):
+        (tmp_path / "key").write_text("0123456789abcdef\n")
+        assert TrainerSettings(service_key_file=tmp_path / "key").peer_key() == "0123456789abcdef"
+
+    def test_that_cannot_be_read_is_an_error_that_names_the_file(self, tmp_path):
+        with pytest.raises(InvalidInput, match="nothing-there"):
+            TrainerSettings(service_key_file=tmp_path / "nothing-there").peer_key()
+
+    def test_is_none_unless_it_is_set(self):
+        assert TrainerSettings().peer_key() is None
