@@ -48,7 +48,9 @@ class GeneratorSettings(ServingSettings, BaseSettings):
     max_adapter_mb: float = Field(64.0, gt=0, description="Largest adapter file that is registered, in MiB.")
 
     kept_generations: int = Field(1000, ge=1, description="Ended generations that this process still knows.")
-    kept_generations_s: int = Field(86_400, ge=1, description="Redis forgets a generation and its Idempotency-Key then.")
+    kept_generations_s: int = Field(
+        86_400, ge=1, description="Redis forgets a generation and its Idempotency-Key then."
+    )
     claim_s: float = Field(
         15.0,
         gt=0,
