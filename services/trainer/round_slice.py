@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from fashiondpo.contracts import ROUND_STAGES, RoundRecord, RoundStage
@@ -99,11 +99,16 @@ class RoundSlice:
             self._untold = RoundProgress(stage=stage, done=done, total=total, figures=dict(figures))
             self._furthest = max(self._furthest, (ROUND_STAGES.index(stage), done))
             if stage == "train":
+                self._untold_metrics = [row for row in self._untold_metrics if row["step"] < done]
                 self._untold_metrics.append({"step": done, **figures})
             if done >= total or self._clock() - self._told_at >= self._limits.tell_s:
                 self._tell()
 
         return tell
+
+    def training_goes_on(self, metrics: Sequence[dict[str, float]]) -> None:
+        """What a training has measured so far: updates are told of again if nobody was told."""
+        self._untold_metrics = list(metrics[-KEPT_METRICS:])
 
     def stage_finished(self, record: RoundRecord) -> None:
         """A stage is done and its record stored."""

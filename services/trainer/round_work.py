@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from fashiondpo.run_settings import RunSettings
 from fashiondpo.storage.jobs import RoundJob
 from fashiondpo.storage.leases import Lease
 from fashiondpo.storage.stores import Stores
+from fashiondpo.training.metrics import read_metrics
 from fashiondpo.workspace import round_requests
 from services.trainer.gate import HeldOutParts, ResumableGate, features_diversity
 from services.trainer.models import WorkerModels
@@ -66,7 +67,12 @@ class RoundWorker:
             parts = RoundParts(
                 generator=remote,
                 judges=judges,
-                trainer=SliceTrainer(self._trainer(order.settings, stores, hooks), self.training_folder, lease.token),
+                trainer=SliceTrainer(
+                    self._trainer(order.settings, stores, hooks),
+                    self.training_folder,
+                    lease.token,
+                    hooks.training_goes_on,
+                ),
                 gate=self._gate(job.round_id, order.settings, gate_parts, stores, hooks),
                 artifacts=stores.artifacts,
                 feedback=stores.feedback,
@@ -150,12 +156,14 @@ class SliceTrainer:
     trainer: LocalTrainer
     root: Path
     token: int
+    goes_on: Callable[[Sequence[dict[str, float]]], None]
 
     def train(
         self, round_id: str, sets: Sequence[CandidateSet], pairs: Sequence[PreferencePair], parent: AdapterRef
     ) -> TrainedAdapter:
         """The new adapter; raises as `LocalTrainer.train`."""
         folder = take_over_training(self.root, round_id, self.token)
+        self.goes_on(read_metrics(folder))
         return replace(self.trainer, folder=folder.parent).train(folder.name, sets, pairs, parent)
 
 

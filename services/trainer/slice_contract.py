@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -63,6 +63,9 @@ class SliceHooks(Protocol):
 
     def progress(self, stage: RoundStage) -> Progress:
         """Whom to tell about a stage."""
+
+    def training_goes_on(self, metrics: Sequence[dict[str, float]]) -> None:
+        """A training begins, or goes on; what it has measured so far, some of which nobody may have been told."""
 
     def stage_finished(self, record: RoundRecord) -> None:
         """A stage is done and its record stored."""

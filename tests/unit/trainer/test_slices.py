@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -274,3 +275,33 @@ class TestLateHolder:
             fenced.feedback.put_round(shop.stores.feedback.round(round_id))
         with pytest.raises(LeaseLost):
             fenced.adapters.activate(0)
+
+
+class TestMetricsOfATraining:
+    """Updates that were made while nobody could be told are told of when the training goes on."""
+
+    def told(self, shop: Shop, *, metrics: list[dict], updates: list[int]) -> list[float]:
+        round_id = shop.open()
+
+        @contextmanager
+        def open_work(job, stores, lease, hooks):
+            def work(record):
+                hooks.training_goes_on(metrics)
+                for update in updates:
+                    hooks.progress("train")(update, 8, {"loss": 0.1})
+                return record
+
+            yield work
+
+        walk = Walk()
+        walk.open_work = open_work
+        shop.advance(round_id, walk)
+        return [row["step"] for row in shop.job(round_id).metrics]
+
+    def test_include_what_was_measured_before_this_slice(self, shop):
+        rows = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.4}]
+        assert self.told(shop, metrics=rows, updates=[3, 4]) == [1, 2, 3, 4]
+
+    def test_hold_every_update_once_although_some_are_made_again(self, shop):
+        rows = [{"step": step, "loss": 0.5} for step in (1, 2, 3, 4)]
+        assert self.told(shop, metrics=rows, updates=[3, 4, 5]) == [1, 2, 3, 4, 5]
