@@ -132,18 +132,18 @@ class TestHealthCheck:
 
 class TestEntry:
     def test_reads_secrets_from_files_and_becomes_the_command(self, tmp_path):
-        (tmp_path / "key").write_text("the-key-of-the-trainer\n")
+        (tmp_path / "redis").write_text("redis://:password@redis:6379/0\n")
         answer = subprocess.run(
-            ["sh", ROOT / "deploy/image/entry", "sh", "-c", 'echo "$TRAINER_SERVICE_KEY" "${TRAINER_REDIS_URL-unset}"'],
-            env={"TRAINER_SERVICE_KEY_FILE": str(tmp_path / "key"), "PATH": "/usr/bin:/bin"},
+            ["sh", ROOT / "deploy/image/entry", "sh", "-c", 'echo "$TRAINER_REDIS_URL" "${GENERATOR_REDIS_URL-unset}"'],
+            env={"TRAINER_REDIS_URL_FILE": str(tmp_path / "redis"), "PATH": "/usr/bin:/bin"},
             capture_output=True, text=True, check=True,
         )  # fmt: skip
-        assert answer.stdout == "the-key-of-the-trainer unset\n"
+        assert answer.stdout == "redis://:password@redis:6379/0 unset\n"
 
     def test_does_not_start_a_service_without_the_secret_that_it_is_told_of(self, tmp_path):
         answer = subprocess.run(
             ["sh", ROOT / "deploy/image/entry", "echo", "started"],
-            env={"TRAINER_SERVICE_KEY_FILE": str(tmp_path / "missing"), "PATH": "/usr/bin:/bin"},
+            env={"TRAINER_REDIS_URL_FILE": str(tmp_path / "missing"), "PATH": "/usr/bin:/bin"},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert answer.returncode != 0
