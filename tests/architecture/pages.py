@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from tests.architecture.checkout import ROOT
 
 Row = dict[str, str]
+
+
+@cache
+def names_of_tests(path: str) -> frozenset[str]:
+    """The tests of a file below tests/: Class::name, or name where there is no class."""
+    names = set()
+    for node in ast.parse((ROOT / "tests" / path).read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}::{test.name}" for test in node.body if isinstance(test, ast.FunctionDef)}
+        elif isinstance(node, ast.FunctionDef):
+            names.add(node.name)
+    return frozenset(name for name in names if name.split("::")[-1].startswith("test_"))
 
 
 def page_text(name: str) -> str:
@@ -58,9 +72,14 @@ def commands(script: str) -> Iterator[list[str]]:
     """
     lines = re.sub(r"\\\n\s*", " ", script).splitlines()
     prompted = [line for line in lines if line.startswith("$ ")]
+    pending = ""
     for line in prompted or lines:
-        words = shlex.shlex(line.removeprefix("$ ").strip(), posix=True, punctuation_chars=";&|")
-        words.whitespace_split = True
+        pending = f"{pending}\n{line}" if pending else line.removeprefix("$ ")
+        try:
+            words = _words(pending)
+        except ValueError:  # a quotation goes on in the next line
+            continue
+        pending = ""
         command: list[str] = []
         for word in [*words, ";"]:
             if word and set(word) <= set(";&|"):
@@ -69,6 +88,13 @@ def commands(script: str) -> Iterator[list[str]]:
                 command = []
             elif command or not re.fullmatch(r"\w+=.*", word):
                 command.append(word)
+
+
+def _words(line: str) -> list[str]:
+    """Words of a line of shell; raises ValueError if a quotation is not closed."""
+    words = shlex.shlex(line.strip(), posix=True, punctuation_chars=";&|")
+    words.whitespace_split = True
+    return list(words)
 
 
 def shell_pages() -> list[Path]:

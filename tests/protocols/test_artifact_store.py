@@ -241,6 +241,22 @@ class TestFolderArtifacts:
         assert not store.has(content_ref(b"pixels", "png"))
         assert store.get(store.put(b"pixels", "png")) == b"pixels"
 
+    def test_is_unavailable_when_the_disk_is_full_and_shows_no_part_of_what_it_could_not_write(
+        self, tmp_path, start_python
+    ):
+        finds_no_room = (
+            "import resource, sys\n"
+            "from fashiondpo.errors import Unavailable\n"
+            "from fashiondpo.storage.artifacts import FolderArtifacts\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+            "try: FolderArtifacts(sys.argv[1]).put(b'pixels' * 1000, 'png')\n"
+            "except Unavailable: sys.exit(7)\n"
+        )
+        assert start_python(finds_no_room, tmp_path).wait(60) == 7
+        store = FolderArtifacts(tmp_path)
+        assert list(store.refs()) == []
+        assert store.get(store.put(b"pixels" * 1000, "png")) == b"pixels" * 1000
+
     def test_serves_several_processes_at_once(self, tmp_path, start_python):
         puts = (
             "import sys\n"
