@@ -14,6 +14,10 @@ def client():
         yield client
 
 
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
 class TestDoor:
     def test_without_a_key_nobody_comes_in(self, client):
         response = client.post("/orders", json={"count": 1})
@@ -66,9 +70,18 @@ class TestDoor:
 
     def test_hashed_keys_and_keys_in_a_file_open_too(self, tmp_path):
         file = tmp_path / "keys"
-        file.write_text(f"eve:read:sha256-{hashlib.sha256(b'a secret of eve').hexdigest()}\n")
+        file.write_text(f"eve:read:sha256-{digest('a secret of eve')}\n")
         with TestClient(small_app(api_keys_file=file)) as client:
             assert client.get("/orders/1", headers=bearer("a secret of eve")).json()["caller"] == "eve"
+
+    def test_a_key_taken_out_of_the_file_opens_nothing_after_a_restart_and_its_successor_does(self, tmp_path):
+        file, old, new = tmp_path / "keys", "a leaked secret of eve", "a new secret of eve"
+        statuses = []
+        for entries in (f"eve:read:sha256-{digest(old)}", f"eve-2:read:sha256-{digest(new)}"):
+            file.write_text(entries)
+            with TestClient(small_app(api_keys_file=file)) as client:
+                statuses.append([client.get("/orders/1", headers=bearer(key)).status_code for key in (old, new)])
+        assert statuses == [[200, 401], [401, 200]]
 
 
 class TestRateLimit:
