@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from tests.polling import eventually
 from tests.trainer_processes import PATIENCE_S
 
@@ -90,3 +92,20 @@ def test_api_that_is_killed_leaves_rounds_at_work_and_shows_them_when_it_is_back
     eventually(lambda: deployment.stores.jobs.get(round_id).is_finished, within_s=PATIENCE_S)
     deployment.api.start().wait_until_ready()
     assert deployment.round(round_id).state == "succeeded"
+
+
+def test_api_that_is_told_to_end_ends_event_streams_which_readers_take_up_again(deployment, wire, worker):
+    wire.arm(TRAINING)
+    round_id = deployment.train()
+    assert wire.tripped.wait(PATIENCE_S), worker.log()[-3000:]
+    with deployment.client as client, ThreadPoolExecutor(1) as reader:
+        stream = client.events(round_id)
+        first = next(stream)
+        rest = reader.submit(list, stream)
+        deployment.api.terminate()
+        assert deployment.api.ended() == 0
+        deployment.api.start()
+        wire.release()
+        events = [first, *rest.result(PATIENCE_S)]
+    assert [event.details["state"] for event in events if event.kind == "state"] == ["queued", "running", "succeeded"]
+    assert len({event.event_id for event in events}) == len(events)
