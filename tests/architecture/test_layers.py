@@ -13,6 +13,9 @@ from tests.architecture.checkout import HEAVY_LIBRARIES, LIGHT, ROOT
 LINT_IMPORTS = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_logo=True, cache_dir=None))"
 
 
+SERVICES = "Services stand beside each other, above the library"
+
+
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", LINT_IMPORTS], cwd=folder, capture_output=True, text=True, check=False, timeout=120
@@ -27,7 +30,8 @@ def contracts() -> dict[str, dict]:
 @pytest.fixture
 def copy_of_the_package(tmp_path):
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    shutil.copytree(ROOT / "fashiondpo", tmp_path / "fashiondpo", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("fashiondpo", "services"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
 
@@ -54,12 +58,15 @@ class TestImportContracts:
             ),
             ("storage/crafted", "import torch", "The light modules load no neural networks"),
             ("evaluation/crafted", "from diffusers import DDIMScheduler", "The light modules load no neural networks"),
+            ("serving/crafted", "import fashiondpo.cli", "Arrows point down"),
+            ("remote", "import fashiondpo.offline", "Arrows point down"),
+            ("clients/crafted", "import services.generator.settings", SERVICES),
+            ("services/trainer/crafted", "import services.generator.settings", SERVICES),
         ],
     )
     def test_notice_a_forbidden_import(self, copy_of_the_package, module, statement, contract):
-        for judge in ("quality", "compatibility", "personalization"):
-            (copy_of_the_package / "fashiondpo/judges" / f"{judge}.py").touch()
-        with (copy_of_the_package / "fashiondpo" / f"{module}.py").open("a") as file:
+        root = copy_of_the_package if module.startswith("services/") else copy_of_the_package / "fashiondpo"
+        with (root / f"{module}.py").open("a") as file:
             file.write(f"\n{statement}\n")
         result = lint_imports(copy_of_the_package)
         assert result.returncode == 1
