@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.architecture.checkout import HEAVY_LIBRARIES, ROOT, light_modules, module_name, module_paths
+from tests.small_catalogue import save_small_catalogue
 
 WHAT_IS_LOADED = """
 import importlib, json, sys
@@ -151,10 +152,18 @@ class TestProgram:
         assert set(in_fresh_process(WHAT_IS_LOADED, name)) & set(UNWANTED[name]) == set()
 
 
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small, so that judges need not look at tens of thousands of items."""
+    return save_small_catalogue(tmp_path_factory.mktemp("catalogue"))
+
+
 @pytest.mark.skipif(not (ROOT / "assets/mini").exists(), reason="assets/mini is not there: make assets")
 @pytest.mark.parametrize("name", APPS)
 class TestService:
-    def test_that_is_ready_has_loaded_nothing_that_only_others_need(self, tmp_path, name):
+    def test_that_is_ready_has_loaded_nothing_that_only_others_need(self, tmp_path, monkeypatch, catalogue, name):
+        for judge in ("COMPAT", "PERSONAL"):
+            monkeypatch.setenv(f"JUDGE_{judge}_DATA_SET", str(catalogue))
         loaded = in_fresh_process(WHAT_IS_LOADED_WHEN_READY, name, work=tmp_path)
         assert set(loaded) & set(UNWANTED[name]) == set()
 
