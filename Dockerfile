@@ -40,10 +40,11 @@ ARG SERVICE
 ARG EXTRA_PACKAGES=
 
 COPY pyproject.toml ./
-COPY deploy/image/ deploy/image/
+COPY deploy/image/install-dependencies deploy/image/fit_torch_for_cpu.py deploy/image/
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf sh deploy/image/install-dependencies
 
 COPY LICENSE README.md ./
+COPY deploy/image/ deploy/image/
 COPY fashiondpo/ fashiondpo/
 COPY services/ services/
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf sh deploy/image/install-service

@@ -16,10 +16,8 @@ ROUND = {
     "gate": {"min_outfits": 2, "min_win_rate_low": 0.0, "min_diversity_ratio": 0.0},
     "sampler": {"num_inference_steps": 4},
 }
-OUTFIT = {
-    "outfits": [{"user_id": 0, "slots": [{"item_id": 0}, {"item_id": 1}, {"category_id": 2}]}],
-    "num_candidates": 2,
-}
+SLOTS = [{"category_id": 4}, {"item_id": 34010}, {"item_id": 34011}, {"item_id": 34012}]
+OUTFIT = {"outfits": [{"user_id": 624, "slots": SLOTS}], "num_candidates": 2}
 
 
 @pytest.fixture(scope="module")
