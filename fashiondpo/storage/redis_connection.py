@@ -22,6 +22,7 @@ from redis.retry import Retry
 
 from fashiondpo.errors import InvalidInput, Unavailable
 from fashiondpo.storage.leases import Lease, lost
+from fashiondpo.telemetry import log
 
 PREFIX = "fashiondpo"
 """Start of every key, unless another is given."""
@@ -104,6 +105,17 @@ def durability_problems(client: redis.Redis) -> tuple[str, ...]:
     if info.get("maxmemory") and info.get("maxmemory_policy") != "noeviction":
         problems.append(f"maxmemory-policy is {info['maxmemory_policy']}: records vanish when memory is full")
     return tuple(problems)
+
+
+def warn_of_lost_records(client: redis.Redis | None) -> None:
+    """Log what in the server's settings could lose accepted records; a server that does not answer is left to /readyz."""
+    if client is None:
+        return
+    try:
+        for problem in durability_problems(client):
+            log().warning("records_may_be_lost", problem=problem)
+    except Unavailable:
+        return
 
 
 class LuaScript:

@@ -11,6 +11,7 @@ from fashiondpo.diffusion.engine import Engine
 from fashiondpo.diffusion.model import DiFashion, load_bundle
 from fashiondpo.outfits.model import DataSet, History
 from fashiondpo.outfits.sources import load_data_set
+from fashiondpo.storage.redis_connection import warn_of_lost_records
 from fashiondpo.telemetry import Progress
 from services.generator.adapter_desk import AdapterDesk
 from services.generator.adapter_follower import AdapterFollower
@@ -40,6 +41,7 @@ def open_generator(
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    warn_of_lost_records(stores.client)
     data_set = load_data_set(settings.place(settings.data_set, "catalogue"))
     progress(1, _STAGES, {})
     dtype: torch.dtype = getattr(torch, settings.dtype)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import redis
 from fastapi import FastAPI
 
 from fashiondpo.serving.app import create_service
 from fashiondpo.serving.idempotency import Once
 from fashiondpo.serving.loading import Loading
 from fashiondpo.serving.metrics import ServiceMetrics
+from fashiondpo.storage.redis_connection import warn_of_lost_records
 from fashiondpo.storage.stores import Stores
 from services.trainer.basis import Basis, load_basis
 from services.trainer.feedback_routes import feedback_router
@@ -37,7 +39,7 @@ def create_app(
         settings=settings,
         stores=kept,
         queue=queue or open_queue(settings),
-        basis=Loading("data set", lambda _progress: load(settings)),
+        basis=Loading("data set", lambda _progress: _load_warned(settings, client, load)),
         once=Once(kept.idempotency, ttl_s=settings.idempotency_s),
     )
     figures = ServiceMetrics()
@@ -62,6 +64,14 @@ def create_app(
         },
         metrics=figures,
     )
+
+
+def _load_warned(
+    settings: TrainerSettings, client: redis.Redis | None, load: Callable[[TrainerSettings], Basis]
+) -> Basis:
+    """What the API knows of outfits; on the way there, a word on a Redis that could lose records."""
+    warn_of_lost_records(client)
+    return load(settings)
 
 
 def open_queue(settings: TrainerSettings) -> SliceQueue:

@@ -9,13 +9,20 @@ from uuid import uuid4
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from fashiondpo.contracts import PreferencePair
 from fashiondpo.errors import InvalidInput, LeaseLost, Unavailable
 from fashiondpo.messages import Vote
 from fashiondpo.storage.artifacts import MemoryArtifacts
 from fashiondpo.storage.idempotency import New
-from fashiondpo.storage.redis_connection import connect, durability_problems, redis_problem, without_password
+from fashiondpo.storage.redis_connection import (
+    connect,
+    durability_problems,
+    redis_problem,
+    warn_of_lost_records,
+    without_password,
+)
 from fashiondpo.storage.redis_idempotency import RedisIdempotency
 from fashiondpo.storage.redis_stores import redis_stores
 from fashiondpo.storage.stores import Stores
@@ -206,6 +213,16 @@ class TestFullServer:
         client.config_set("maxmemory-policy", "allkeys-lru")
         client.config_set("appendonly", "no")
         assert [problem.split()[0] for problem in durability_problems(client)] == ["appendonly", "maxmemory-policy"]
+        with capture_logs() as lines:
+            warn_of_lost_records(client)
+        assert [line["event"] for line in lines] == ["records_may_be_lost"] * 2
+
+    def test_that_does_not_answer_is_not_warned_of(self, own_valkey):
+        client = hurried(own_valkey.url)
+        own_valkey.kill9()
+        with capture_logs() as lines:
+            warn_of_lost_records(client)
+        assert lines == []
 
 
 # What is done and answered, and what must be there afterwards, however often the client has sent it. How many sets an
