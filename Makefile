@@ -67,6 +67,13 @@ demo: install ## Everything on this machine: before, a round over HTTP, the gate
 up: install ## Start generator, judges, trainer, worker and Valkey on this machine; Ctrl-C stops them
 	$(BIN)/fashiondpo up --run runs/up
 
+.PHONY: images
+images: install ## Build the services' images for the CPU, without Docker, and run them all (root, Debian's packages)
+	@{ command -v buildah && command -v debootstrap; } >/dev/null \
+	  || { $(APT_GET) update && $(APT_GET) install -y buildah debootstrap debian-archive-keyring; }
+	deploy/build-images
+	$(BIN)/pytest -m slow $(PYTEST_ARGS) tests/deployment/test_running_images.py
+
 .PHONY: assets
 assets: install $(FASHION_MNIST) ## Train the mini models again, from Fashion-MNIST to assets/mini
 	$(BIN)/fashiondpo pretrain --preset mini --fashion-mnist $(FASHION_MNIST) --out assets/mini
