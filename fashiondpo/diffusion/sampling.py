@@ -18,14 +18,14 @@ from fashiondpo.diffusion.conditions import (
     reduced_latents,
 )
 from fashiondpo.diffusion.ddim import NoiseSchedule, ddim_transition, predicted_epsilon, transition_log_prob
-from fashiondpo.diffusion.guidance import BRANCHES, guide
+from fashiondpo.diffusion.guidance import branch_weights, weighted_sum
 from fashiondpo.diffusion.model import DiFashion
 from fashiondpo.diffusion.trajectory import Trajectory, stored_dtype
 from fashiondpo.errors import Cancelled, InvalidInput
 from fashiondpo.telemetry import Progress, no_progress
 
 ROWS_PER_FORWARD = 56
-"""Rows denoised together unless told otherwise; each takes four branches through the UNet."""
+"""Rows denoised together unless told otherwise; each takes up to four branches through the UNet."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,20 @@ def guided_epsilon(
     without = mixed_latents(latents, rows.null_latents, rows.mutual_weight)
     with_mutual = mixed_latents(latents, rows.mutual_latents, rows.mutual_weight)
     null, history = rows.null_latents, rows.history_latents
-    # the same four branches and the same order as in `guide`
-    inputs = torch.cat(
-        [
-            torch.cat([without, without, with_mutual, with_mutual]),
-            torch.cat([null, null, null, history]),
-        ],
-        dim=1,
-    ).to(unet.dtype)
     no_prompt, prompt = rows.prompt_embeds
-    prompts = torch.cat([no_prompt, prompt, prompt, prompt]).to(unet.dtype)
-    output: Tensor = unet(inputs, timesteps.repeat(BRANCHES), prompts).sample
-    guided = guide(output.float().view(BRANCHES, count, *latents.shape[1:]), rows.scales)
+    # the same four branches and the same order as in `guide`
+    branches = (
+        (without, null, no_prompt),
+        (without, null, prompt),
+        (with_mutual, null, prompt),
+        (with_mutual, history, prompt),
+    )
+    weights = branch_weights(rows.scales)
+    used = [branch for branch, counts in enumerate((weights != 0).any(1).tolist()) if counts]
+    mixed, beside, prompts = (torch.cat([branches[branch][part] for branch in used]) for part in range(3))
+    inputs = torch.cat([mixed, beside], dim=1).to(unet.dtype)
+    output: Tensor = unet(inputs, timesteps.repeat(len(used)), prompts.to(unet.dtype)).sample
+    guided = weighted_sum(output.float().view(len(used), count, *latents.shape[1:]), weights[used])
     alpha = schedule.alphas[timesteps.cpu()].to(latents.device, torch.float32)
     return predicted_epsilon(guided, latents, alpha, schedule.prediction_type)
 
