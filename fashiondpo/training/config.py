@@ -16,7 +16,7 @@ class TrainSettings(Frozen):
     `paper_settings` gives the published procedure.
     """
 
-    objective: Literal["d3po", "diffusion_dpo"] = "d3po"
+    objective: Literal["d3po", "diffusion_dpo", "diffusion_nft"] = "d3po"
     beta: float = Field(
         0.1, gt=0, description="Pull towards the reference; larger stays closer. 500 suits diffusion_dpo."
     )

@@ -32,7 +32,7 @@ from fashiondpo.errors import Cancelled, InvalidInput, PolicyMismatch, TrainingD
 from fashiondpo.telemetry import Progress, no_progress
 from fashiondpo.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fashiondpo.training.config import TrainSettings
-from fashiondpo.training.objectives import REFERENCE, VisitLosses, visit_losses
+from fashiondpo.training.objectives import REFERENCE, VisitLosses, loss_terms, visit_losses
 from fashiondpo.training.plan import Update, plan_updates, random_steps
 
 
@@ -151,7 +151,7 @@ class PreferenceTrainer:
         if parent is None:
             return add_adapter(unet, rank=self.settings.rank, seed=self.settings.seed)
         parameters = load_adapter(unet, parent, digest)
-        if self.settings.objective == "diffusion_dpo":
+        if self.settings.objective != "d3po":  # which alone has the reference's figures on record
             load_adapter(unet, parent, digest, name=REFERENCE)
             unet.set_adapter(POLICY)
             parameters = adapter_parameters(unet)
@@ -161,7 +161,10 @@ class PreferenceTrainer:
         started = time.perf_counter()
         positions = dict.fromkeys(position for position, _ in update.visits)  # each is read once, however many steps
         trajectories = {position: self._checked(self.sets[position]) for position in positions}
-        pair_count = sum(len(self.sets[position].pairs) for position, _ in update.visits)
+        terms = sum(
+            loss_terms(self.sets[position].pairs, trajectories[position].num_candidates, self.settings)
+            for position, _ in update.visits
+        )
         self.optimizer.zero_grad()
         parts: list[VisitLosses] = []
         size = self.settings.visits_per_forward
@@ -172,7 +175,7 @@ class PreferenceTrainer:
             # a generator per position, so that noise does not depend on how visits are split into forwards
             noise_keys = [(self.settings.seed, self.updates_done, start + i) for i in range(len(some))]
             losses = visit_losses(self.bundle, visits, pairs, self.settings, noise_keys)
-            (losses.loss.sum() / pair_count).backward()  # type: ignore[no-untyped-call]
+            (losses.loss.sum() / terms).backward()  # type: ignore[no-untyped-call]
             parts.append(losses.detached())
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
         if not bool(torch.isfinite(norm)):
