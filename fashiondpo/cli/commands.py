@@ -8,6 +8,7 @@ import typer
 
 from fashiondpo.cli import adapters, data, stages
 from fashiondpo.cli.complete import complete
+from fashiondpo.cli.experiment import experiment
 from fashiondpo.cli.pretrain import pretrain
 from fashiondpo.telemetry import configure_logging
 
@@ -28,6 +29,7 @@ app.command()(stages.train)
 app.command()(stages.gate)
 app.command()(stages.evaluate)
 app.command("round")(stages.round_)
+app.command()(experiment)
 
 
 @app.callback()

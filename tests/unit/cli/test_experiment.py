@@ -1,0 +1,54 @@
+"""Experiments from the command line: the same candidates for every configuration, and on after a stop."""
+
+import json
+
+import pytest
+
+from tests.smoke_assets import SMALL_RUN
+
+
+@pytest.fixture(scope="module")
+def compared(fashiondpo, tmp_path_factory):
+    """Two configurations, then a third."""
+    folder = tmp_path_factory.mktemp("experiment")
+
+    def run(*names, **changes):
+        configurations = {"first": {}, "nft": {"objective": "diffusion_nft", "beta": 1}, "wider": {"rank": 2}}
+        asked = {
+            "run": SMALL_RUN.model_dump(mode="json") | changes,
+            "configurations": {name: configurations[name] for name in names},
+            "seeds": [4],
+        }
+        (folder / "asked.json").write_text(json.dumps(asked))
+        return fashiondpo("experiment", folder / "asked.json", "--run", folder / "run")
+
+    said = [run("first", "nft"), run("first", "nft", "wider"), run("first", outfits=3)]
+    lines = (folder / "run" / "results.jsonl").read_text().splitlines()
+    return folder / "run", said, [json.loads(line) for line in lines]
+
+
+class TestExperiment:
+    def test_every_result_is_a_line_and_none_is_made_twice(self, compared):
+        _, said, results = compared
+        assert [finished.code for finished in said[:2]] == [0, 0], said[0].err + said[1].err
+        assert [(r["configuration"], r["seed"]) for r in results] == [("first", 4), ("nft", 4), ("wider", 4)]
+
+    def test_all_are_compared_with_the_same_parent_on_the_same_outfits(self, compared):
+        _, _, results = compared
+        assert len({r["comparison"]["judges"]["quality"]["before"] for r in results}) == 1
+        assert len({r["comparison"]["combined"]["delta"] for r in results}) > 1
+
+    def test_candidates_are_collected_once(self, compared):
+        folder, _, _ = compared
+        assert [path.name for path in (folder / "seed-4" / "training").iterdir() if path.is_dir()]
+        assert len(list((folder / "seed-4" / "feedback" / "rounds").iterdir())) == 1
+
+    def test_the_table_has_a_column_for_each(self, compared):
+        _, said, _ = compared
+        for word in ("first", "nft", "wider", "combined (σ)", "win rate", "held out: palette"):
+            assert word in said[1].out
+
+    def test_a_folder_keeps_to_one_experiment(self, compared):
+        _, said, _ = compared
+        assert said[2].code == 2
+        assert "another run or split" in said[2].err
