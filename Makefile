@@ -63,6 +63,12 @@ demo: install ## One whole round with the mini models, before and after, with a 
 	$(BIN)/fashiondpo round --run runs/demo
 	@echo "Open runs/demo/report.html; the figures are in runs/demo/report.json"
 
+.PHONY: rounds
+rounds: install ## Five rounds in sequence, the report of the last, and the curves over all
+	$(BIN)/fashiondpo round --run runs/rounds --rounds 5 --outfits 500
+	$(BIN)/fashiondpo curve --run runs/rounds
+	@echo "Open runs/rounds/report.html; the curves are runs/rounds/rounds-*.png, the figures report.json and rounds.json"
+
 .PHONY: assets
 assets: install $(FASHION_MNIST) ## Train the mini models again, from Fashion-MNIST to assets/mini
 	$(BIN)/fashiondpo pretrain --preset mini --fashion-mnist $(FASHION_MNIST) --out assets/mini

@@ -33,6 +33,7 @@ SETTINGS = TrainSettings(
     passes=2,
     checkpoint_every=2,
     learning_rate=1e-2,
+    rate_decay="none",
 )
 HISTORY = History({user: dict.fromkeys(SLOTS, (user, user + 4)) for user in range(4)})
 

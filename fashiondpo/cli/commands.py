@@ -8,7 +8,7 @@ import typer
 
 from fashiondpo.cli import adapters, data, stages
 from fashiondpo.cli.complete import complete
-from fashiondpo.cli.experiment import experiment
+from fashiondpo.cli.experiment import curve, experiment
 from fashiondpo.cli.pretrain import pretrain
 from fashiondpo.telemetry import configure_logging
 
@@ -29,6 +29,7 @@ app.command()(stages.train)
 app.command()(stages.gate)
 app.command()(stages.evaluate)
 app.command("round")(stages.round_)
+app.command()(curve)
 app.command()(experiment)
 
 

@@ -1,4 +1,4 @@
-"""Compare ways of training: `fashiondpo experiment`."""
+"""Compare ways of training, and follow a generator over its rounds: `fashiondpo experiment` and `fashiondpo curve`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from fashiondpo.cli.options import BundlePlace, DataPlace, Device, JudgesPlace, new_workspace
+from fashiondpo.cli.options import (
+    BundlePlace,
+    DataPlace,
+    Device,
+    JudgesPlace,
+    RunFolder,
+    new_workspace,
+    opened_workspace,
+    settings_of,
+)
 from fashiondpo.cli.show import console, progress_bars, say
 from fashiondpo.contracts import Interval
 
@@ -36,6 +45,34 @@ def experiment(
         )
     _show(table(results))
     say(f"Every result is a line of {folder / 'results.jsonl'}")
+
+
+def curve(
+    run: RunFolder = Path("runs/default"),
+    split: Annotated[str, typer.Option(help="valid or test.")] = "test",
+    device: Device = "cpu",
+) -> None:
+    """Compare the adapter of every round with the base model on the same held-out outfits, and draw the curves."""
+    from fashiondpo.round_curve import measure_rounds  # loads torch: not for --help
+
+    workspace, record = opened_workspace(run, device)
+    with progress_bars() as bars:
+        found = measure_rounds(workspace, settings_of(record), split=split, progress=bars)
+    shown = Table(title=f"Against the base model, on {split} outfits", title_justify="left")
+    for name in ("round", "gate", "combined (σ)", "win rate", *found.points[0].comparison.held_out, "diversity"):
+        shown.add_column(name.replace("_", " "), justify="right")
+    for point in found.points:
+        of = point.comparison
+        shown.add_row(
+            point.round_id,
+            "promoted" if point.is_promoted else "refused",
+            _spoken(of.combined.interval),
+            f"{of.win_rate:.1%}",
+            *(f"{figure.delta:+.3f}" for figure in of.held_out.values()),
+            f"{of.diversity_ratio:.3f}",
+        )
+    console.print(shown)
+    say(f"The figures with their intervals are in {run / 'rounds.json'}, the charts beside it")
 
 
 def _show(rows: list[Row]) -> None:

@@ -149,7 +149,7 @@ def diffusion_nft_loss(
     Raises:
         ValueError: if the shapes do not go together or beta is not positive.
 
-    Source: DiffusionNFT (arXiv:2509.16117), equation 5; r from comparisons instead of a reward.
+    Source: the objective of DiffusionNFT (arXiv:2509.16117), with r from comparisons instead of a reward.
     """
     if not prediction.shape == reference_prediction.shape == target.shape or win_share.shape != target.shape[:1]:
         shapes = (prediction, reference_prediction, target, win_share)

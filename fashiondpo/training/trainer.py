@@ -109,6 +109,12 @@ class PreferenceTrainer:
         """Whether all updates are done."""
         return self.updates_done == len(self.plan)
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the next update."""
+        rate = self.settings.learning_rate
+        return rate if self.settings.rate_decay == "none" else rate * (1 - self.updates_done / len(self.plan))
+
     def run(
         self,
         *,
@@ -183,6 +189,8 @@ class PreferenceTrainer:
                 f"the gradient of update {self.updates_done + 1} is not finite: lower the learning rate, or raise beta; "
                 "the adapter of the last checkpoint is kept"
             )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
         self.optimizer.step()
         return _figures(parts, float(norm), time.perf_counter() - started)
 

@@ -92,6 +92,14 @@ class TestSettings:
             Experiment(configurations={"a": {}}, split="train")
 
 
+class TestShipped:
+    def test_every_experiment_of_the_documentation_can_be_run(self, repository):
+        files = sorted((repository / "docs" / "experiments").glob("*.json"))
+        assert [file.stem for file in files] == ["objectives", "rate"]
+        for file in files:
+            assert len(read_experiment(file).configurations) > 1
+
+
 class TestResults:
     def test_a_line_that_is_none_is_named(self, tmp_path):
         (tmp_path / "results.jsonl").write_text("{}\n")

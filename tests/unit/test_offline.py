@@ -42,7 +42,13 @@ from tests.tiny_rounds import HISTORY, Squares, blanks, same_weights
 
 CANDIDATES = 4
 LEARN = TrainSettings(
-    objective="d3po", learning_rate=1e-2, passes=4, steps_per_outfit=None, outfits_per_update=4, beta=1.0
+    objective="d3po",
+    rate_decay="none",
+    learning_rate=1e-2,
+    passes=4,
+    steps_per_outfit=None,
+    outfits_per_update=4,
+    beta=1.0,
 )
 QUALITY_ALONE = PreferenceSettings(weights={"quality": 1.0})
 

@@ -52,3 +52,40 @@ class TestExperiment:
         _, said, _ = compared
         assert said[2].code == 2
         assert "another run or split" in said[2].err
+
+
+@pytest.fixture(scope="module")
+def drawn(fashiondpo, staged, tmp_path_factory):
+    """The curve of a run of one round."""
+    run = staged.copied(tmp_path_factory.mktemp("curve") / "run")
+    return run, fashiondpo("curve", "--run", run.folder)
+
+
+class TestCurve:
+    def test_compares_every_round_with_the_base(self, drawn):
+        run, said = drawn
+        assert said.code == 0, said.err
+        (point,) = json.loads((run.folder / "rounds.json").read_text())["points"]
+        assert (point["round_id"], point["version"], point["is_promoted"]) == ("round-0001", 1, False)
+        assert "round-0001" in said.out and "refused" in said.out
+
+    def test_says_what_the_report_says_of_the_same_outfits(self, drawn):
+        run, _ = drawn
+        (point,) = json.loads((run.folder / "rounds.json").read_text())["points"]
+        reported = json.loads((run.folder / "report.json").read_text())
+        assert point["comparison"]["combined"] == reported["combined"]
+
+    def test_draws_a_chart_for_every_figure(self, drawn):
+        run, _ = drawn
+        found = {path.stem.removeprefix("rounds-") for path in run.folder.glob("rounds-*.png")}
+        assert found >= {"combined", "quality", "compatibility", "personalization", "palette", "harmony", "diversity"}
+
+    def test_needs_a_round(self, fashiondpo, tmp_path):
+        said = fashiondpo("curve", "--run", tmp_path / "nothing")
+        assert said.code == 2
+        assert "there is no run" in said.err
+
+    def test_on_training_outfits_is_refused(self, fashiondpo, staged):
+        said = fashiondpo("curve", "--run", staged.folder, "--split", "train")
+        assert said.code == 2
+        assert "prove nothing" in said.err

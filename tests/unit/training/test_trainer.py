@@ -18,7 +18,7 @@ from fashiondpo.diffusion.ddim import NoiseSchedule
 from fashiondpo.diffusion.lora import load_adapter
 from fashiondpo.diffusion.sampling import Visit, replay_log_probs
 from fashiondpo.errors import Cancelled, Conflict, DataFileError, InvalidAdapter, InvalidInput, PolicyMismatch
-from fashiondpo.training.config import TrainSettings, paper_settings
+from fashiondpo.training.config import TrainSettings, paper_settings, step_settings
 from fashiondpo.training.plan import plan_updates, random_steps
 from fashiondpo.training.trainer import PreferenceTrainer, read_metrics
 from tests.tiny_models import TINY_SAMPLER, build_tiny_bundle, saved_tiny_bundle
@@ -360,12 +360,12 @@ class TestLearning:
     @pytest.mark.parametrize(
         "settings",
         [
-            TrainSettings(objective="d3po", beta=0.1, steps_per_outfit=None, passes=6, learning_rate=1e-2),
-            TrainSettings(objective="diffusion_dpo", beta=500, steps_per_outfit=None, passes=12, learning_rate=1e-2),
-            TrainSettings(objective="diffusion_nft", beta=1, steps_per_outfit=None, passes=24, learning_rate=1e-2),
+            step_settings().model_copy(update={"steps_per_outfit": None, "passes": 6, "learning_rate": 1e-2}),
+            TrainSettings(objective="diffusion_dpo", beta=500, steps_per_outfit=None, passes=12, rate_decay="none"),
+            TrainSettings(steps_per_outfit=None, passes=24),
             paper_settings().model_copy(update={"learning_rate": 3e-3, "passes": 3}),
         ],
-        ids=["d3po", "diffusion_dpo", "diffusion_nft", "paper"],
+        ids=["d3po", "diffusion_dpo", "default", "paper"],
     )
     def test_an_obvious_preference_is_learnt(self, bundle, trajectories, tmp_path, settings):
         trainer = PreferenceTrainer(bundle, preference_sets(trajectories[:2], ((0, 1), (0, 2))), settings, tmp_path)
@@ -380,7 +380,7 @@ class TestLearning:
             assert sum(row["loss"] for row in late) / len(late) < rows[0]["loss"]
 
     def test_the_adapter_prefers_what_it_was_taught_when_it_is_loaded_again(self, bundle, trajectories, tmp_path):
-        settings = TrainSettings(objective="d3po", beta=0.1, steps_per_outfit=None, passes=6, learning_rate=1e-2)
+        settings = step_settings().model_copy(update={"steps_per_outfit": None, "passes": 6, "learning_rate": 1e-2})
         trainer = PreferenceTrainer(bundle, preference_sets(trajectories[:2], ((0, 1), (0, 2))), settings, tmp_path)
         weights = trainer.run()
         trainer.close()
@@ -399,6 +399,26 @@ class TestLearning:
         trainer.run(progress=lambda done, total, figures: told.append((done, total, sorted(figures))))
         names = ["clipped_fraction", "grad_norm", "implicit_accuracy", "kl", "loss", "margin", "seconds"]
         assert told == [(i, 4, names) for i in range(1, 5)]
+
+
+class TestRateDecay:
+    def test_falls_in_a_line_from_the_rate_to_nothing(self, bundle, trajectories, tmp_path):
+        settings = changed(rate_decay="linear")
+        trainer = PreferenceTrainer(bundle, preference_sets(trajectories), settings, tmp_path)
+        used = []
+        trainer.run(progress=lambda *_: used.append(trainer.optimizer.param_groups[0]["lr"]))
+        assert used == pytest.approx([1e-2 * part for part in (1, 0.75, 0.5, 0.25)])
+
+    def test_goes_on_where_it_was_after_a_stop(self, bundle, trajectories, tmp_path):
+        settings = changed(rate_decay="linear")
+        found = []
+        for name, steps in (("at once", [4]), ("stopped", [1, 3])):
+            for count in steps:
+                trainer = PreferenceTrainer(bundle, preference_sets(trajectories), settings, tmp_path / name)
+                weights = trainer.run(max_updates=count)
+                trainer.close()
+            found.append(weights)
+        assert same_weights(*found)
 
 
 class TestRandomSteps:
