@@ -59,9 +59,13 @@ format: install ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format .
 
 .PHONY: demo
-demo: install ## One whole round with the mini models, before and after, with a report
-	$(BIN)/fashiondpo round --run runs/demo
-	@echo "Open runs/demo/report.html; the figures are in runs/demo/report.json"
+demo: install ## Everything on this machine: before, a round over HTTP, the gate's verdict, the swap, after, a report
+	$(BIN)/fashiondpo demo --run runs/demo
+	@echo "Open runs/demo/report.html; runs/demo/before-and-*.png shows the same outfits before and after"
+
+.PHONY: up
+up: install ## Start generator, judges, trainer, worker and Valkey on this machine; Ctrl-C stops them
+	$(BIN)/fashiondpo up --run runs/up
 
 .PHONY: rounds
 rounds: install ## Five rounds in sequence, the report of the last, and the curves over all

@@ -26,7 +26,7 @@ from fashiondpo.pipeline import collect_round, judge_round, pair_round
 from fashiondpo.run_settings import RunSettings
 from fashiondpo.storage.records import first_problem
 from fashiondpo.telemetry import Progress, no_progress
-from fashiondpo.training.trainer import read_metrics
+from fashiondpo.training.metrics import read_metrics
 from fashiondpo.workspace import Workspace
 
 _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)

@@ -347,4 +347,4 @@ class RoundEvent(Frozen):
     event_id: str
     at: str
     kind: Literal["state", "stage", "progress", "verdict", "problem"]
-    data: dict[str, JsonValue] = {}
+    details: dict[str, JsonValue] = {}

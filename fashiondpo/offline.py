@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from fashiondpo.contracts import (
     Candidate,
     CandidateRequest,
     CandidateSet,
+    ItemSource,
     JudgeInfo,
     Outfit,
     PreferencePair,
@@ -20,7 +21,7 @@ from fashiondpo.contracts import (
     TrainedAdapter,
     candidate_seed,
 )
-from fashiondpo.diffusion.conditions import ConditionEncoder
+from fashiondpo.diffusion.conditions import ConditionEncoder, Conditions
 from fashiondpo.diffusion.lora import AdapterWeights, load_adapter, remove_adapter
 from fashiondpo.diffusion.model import DiFashion
 from fashiondpo.diffusion.sampling import ROWS_PER_FORWARD, SlotTask, sample_outfit, sample_trajectories
@@ -28,7 +29,7 @@ from fashiondpo.diffusion.trajectory import Trajectory
 from fashiondpo.errors import InvalidInput, PolicyMismatch
 from fashiondpo.judges.base import Judge, JudgeInput
 from fashiondpo.outfits.images import decode_image, encode_png
-from fashiondpo.outfits.model import Blank, Catalogue, Category, History
+from fashiondpo.outfits.model import Blank, Catalogue, Category, History, Image
 from fashiondpo.storage.adapters import AdapterRegistry
 from fashiondpo.storage.artifacts import ArtifactStore
 from fashiondpo.telemetry import Progress, no_progress
@@ -149,7 +150,13 @@ class LocalGenerator:
             start = end
 
     def complete_outfit(
-        self, outfit: Outfit, seeds: Mapping[int, Sequence[int]], *, prefix: str, sampler: SamplerSettings | None = None
+        self,
+        outfit: Outfit,
+        seeds: Mapping[int, Sequence[int]],
+        *,
+        prefix: str,
+        sampler: SamplerSettings | None = None,
+        history: Mapping[int, tuple[ItemSource, ...]] | None = None,
     ) -> list[CandidateSet]:
         """Paint all empty slots together (GOR): candidate k of one slot goes with candidate k of the others.
 
@@ -158,6 +165,7 @@ class LocalGenerator:
             seeds: by empty slot, one per candidate.
             prefix: start of the sets' names; the slot follows.
             sampler: None for the bundle's own.
+            history: what the user wore, by category; None for what is known of the users.
 
         Returns:
             One set per empty slot, in slot order.
@@ -169,30 +177,32 @@ class LocalGenerator:
             raise InvalidInput(f"the empty slots {missing} of outfit {outfit.outfit_id} have no seeds")
         settings = sampler or self.bundle.sampler
         self.activate(self.adapter, self.weights)
-        slots = outfit.empty_slots
+        requests = [
+            CandidateRequest(
+                set_id=f"{prefix}-{slot}",
+                outfit=outfit,
+                slot=slot,
+                seeds=tuple(seeds[slot]),
+                history=None if history is None else tuple(history.get(outfit.category_ids[slot], ())),
+            )
+            for slot in outfit.empty_slots
+        ]
         trajectories = sample_outfit(
             self.bundle,
-            [self.encoder.encode(outfit, slot, self.history, settings) for slot in slots],
-            self.encoder.given_latents(outfit),
-            [tuple(seeds[slot]) for slot in slots],
+            [self._encode(request, settings) for request in requests],
+            self.encoder.given_latents(outfit, self._pictures(outfit.given_items)),
+            [request.seeds for request in requests],
             settings,
             adapter=self.adapter,
             progress=self.progress,
             should_stop=self.should_stop,
         )
-        requests = [
-            CandidateRequest(set_id=f"{prefix}-{slot}", outfit=outfit, slot=slot, seeds=tuple(seeds[slot]))
-            for slot in slots
-        ]
         return [self._store(request, t) for request, t in zip(requests, trajectories, strict=True)]
 
     def _paint(self, requests: Sequence[CandidateRequest], settings: SamplerSettings) -> Iterator[CandidateSet]:
         # whoever shares the bundle, such as the trainer, may have put another adapter on it meanwhile
         self.activate(self.adapter, self.weights)
-        tasks = [
-            SlotTask(self.encoder.encode(request.outfit, request.slot, self.history, settings), request.seeds)
-            for request in requests
-        ]
+        tasks = [SlotTask(self._encode(request, settings), request.seeds) for request in requests]
         trajectories = sample_trajectories(
             self.bundle,
             tasks,
@@ -204,6 +214,15 @@ class LocalGenerator:
         )
         for request, trajectory in zip(requests, trajectories, strict=True):
             yield self._store(request, trajectory)
+
+    def _encode(self, request: CandidateRequest, settings: SamplerSettings) -> Conditions:
+        history = self.history if request.history is None else request.history
+        pictures = self._pictures([*request.outfit.given_items, *(request.history or ())])
+        return self.encoder.encode(request.outfit, request.slot, history, settings, pictures=pictures)
+
+    def _pictures(self, items: Iterable[ItemSource]) -> dict[str, Image]:
+        refs, size = {item for item in items if isinstance(item, str)}, self.bundle.image_size
+        return {ref: decode_image(self.artifacts.get(ref), size_px=size, name=ref) for ref in refs}
 
     def _store(self, request: CandidateRequest, trajectory: Trajectory) -> CandidateSet:
         images = self.bundle.decode_latents(trajectory.final_latents)
@@ -224,6 +243,7 @@ class LocalGenerator:
             base_digest=self.bundle.digest,
             adapter=self.adapter,
             trajectory=self.artifacts.put(trajectory.to_bytes(), "safetensors") if self.is_recorded else None,
+            history=request.history,
         )
 
 
@@ -245,12 +265,27 @@ class LocalJudge:
 
 
 def judge_inputs(candidate_sets: Sequence[CandidateSet], artifacts: ArtifactStore) -> list[JudgeInput]:
-    """What a judge looks at, for every candidate of every set, in order."""
-    return [
-        JudgeInput(c.candidate_id, s.outfit, s.slot, decode_image(artifacts.get(c.image), name=c.candidate_id))
-        for s in candidate_sets
-        for c in s.candidates
-    ]
+    """What a judge looks at, for every candidate of every set, in order.
+
+    Pictures of garments that are in no catalogue, given or of the history, are read from the artifacts too.
+    """
+    inputs: list[JudgeInput] = []
+    for s in candidate_sets:
+        garments = (*s.outfit.given_items, *(s.history or ()))
+        refs = dict.fromkeys(garment for garment in garments if isinstance(garment, str))
+        pictures = {ref: decode_image(artifacts.get(ref), name=ref) for ref in refs}
+        inputs += [
+            JudgeInput(
+                c.candidate_id,
+                s.outfit,
+                s.slot,
+                decode_image(artifacts.get(c.image), name=c.candidate_id),
+                s.history,
+                pictures,
+            )
+            for c in s.candidates
+        ]
+    return inputs
 
 
 @dataclass(frozen=True)

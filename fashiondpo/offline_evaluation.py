@@ -1,9 +1,13 @@
-"""In-process evaluation and gate: held-out outfits, completed and measured with one policy after the other."""
+"""Evaluation and gate driven from one process: held-out outfits, completed and measured with one policy after the other.
+
+Who paints and who judges may be in this process or behind HTTP.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -12,8 +16,9 @@ from fashiondpo.diffusion.lora import AdapterWeights
 from fashiondpo.errors import InvalidInput, Unavailable
 from fashiondpo.evaluation.comparison import Comparison, Measured, compare
 from fashiondpo.evaluation.gate import GateSettings, decide
-from fashiondpo.offline import LocalGenerator, LocalJudge, load_weights
+from fashiondpo.offline import load_weights
 from fashiondpo.outfits.model import Blank
+from fashiondpo.pipeline import CandidateGenerator, SetJudge
 from fashiondpo.storage.adapters import AdapterRegistry
 from fashiondpo.storage.artifacts import ArtifactStore
 from fashiondpo.telemetry import Progress, no_progress
@@ -31,12 +36,27 @@ HeldOutMetrics = Callable[[Sequence[CandidateSet], Sequence[Blank]], dict[str, n
 """Metrics that made no label: name to values per outfit, (outfits,)."""
 
 
+class PolicyGenerator(CandidateGenerator, Protocol):
+    """A generator that paints with the policy it was given last."""
+
+    @property
+    def adapter(self) -> AdapterRef:
+        """Which that is."""
+
+    @property
+    def weights(self) -> AdapterWeights | None:
+        """Its weights, where this process has them."""
+
+    def activate(self, ref: AdapterRef, weights: AdapterWeights | None) -> None:
+        """Paint with this policy from now on."""
+
+
 @dataclass(frozen=True)
 class LocalEvaluator:
     """Completes held-out outfits with a policy and lets every judge and metric look at them."""
 
-    generator: LocalGenerator
-    judges: Sequence[LocalJudge]
+    generator: PolicyGenerator
+    judges: Sequence[SetJudge]
     blanks: Sequence[Blank]
     requests: Sequence[CandidateRequest]
     diversity: Callable[[Sequence[CandidateSet]], np.ndarray]
@@ -65,6 +85,14 @@ class LocalEvaluator:
                 self.progress(len(sets), len(self.requests), {})
         finally:
             self.generator.activate(*found)
+        return self.measured(sets)
+
+    def measured(self, sets: Sequence[CandidateSet]) -> Measurement:
+        """Measure candidates of the held-out outfits, one set for each in their order, whoever has painted them.
+
+        Raises:
+            Unavailable: if a judge failed in a way that a later attempt may mend.
+        """
         shape = (len(sets), len(sets[0].candidates))
         scores = []
         for judge in self.judges:

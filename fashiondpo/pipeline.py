@@ -83,6 +83,30 @@ class RoundParts:
     sets_per_call: int = 8
 
 
+class JudgingParts(Protocol):
+    """Of the parts of a round, those that judge."""
+
+    @property
+    def judges(self) -> Sequence[SetJudge]:
+        """Who is asked."""
+
+    @property
+    def feedback(self) -> FeedbackStore:
+        """Where sets and scores are kept."""
+
+    @property
+    def sets_per_call(self) -> int:
+        """How many sets are painted, or judged, at once."""
+
+
+class CollectingParts(JudgingParts, Protocol):
+    """Of the parts of a round, those that collect and judge."""
+
+    @property
+    def generator(self) -> CandidateGenerator:
+        """Who paints."""
+
+
 def open_round(feedback: FeedbackStore, record: RoundRecord) -> RoundRecord:
     """Store a new round's record, or return the one that is already there under its name."""
     try:
@@ -99,6 +123,7 @@ def run_round(
     *,
     progress: Callable[[RoundStage], Progress] = lambda _stage: no_progress,
     should_stop: Stop = lambda: False,
+    after_stage: Callable[[RoundRecord], None] = lambda _record: None,
 ) -> RoundRecord:
     """Bring a round to its end, from wherever it is.
 
@@ -108,6 +133,7 @@ def run_round(
         parts: who does the work.
         progress: gives a progress callback for each stage.
         should_stop: asked between pieces of work.
+        after_stage: told after every stage, once the record is stored.
 
     Returns:
         The finished record, as stored.
@@ -130,16 +156,25 @@ def run_round(
                 raise Cancelled(f"round {record.round_id} was stopped before stage {record.stage!r}")
             seconds = dict(record.seconds)
             stage = record.stage
-            with timed(seconds, stage):
-                record = stages[stage](record)
+            try:
+                with timed(seconds, stage):
+                    record = stages[stage](record)
+            except Cancelled:
+                parts.feedback.put_round(record.model_copy(update={"seconds": seconds}))  # the time was spent
+                raise
             record = record.model_copy(update={"seconds": seconds})
             parts.feedback.put_round(record)
             log().info("stage finished", stage=stage, seconds=round(seconds[stage], 1))
+            after_stage(record)
     return record
 
 
 def collect_round(
-    record: RoundRecord, requests: Sequence[CandidateRequest], parts: RoundParts, progress: Progress, should_stop: Stop
+    record: RoundRecord,
+    requests: Sequence[CandidateRequest],
+    parts: CollectingParts,
+    progress: Progress,
+    should_stop: Stop,
 ) -> RoundRecord:
     """Paint the candidates that are not there yet, with the adapter that the round starts from."""
     present = set(parts.feedback.set_ids(record.round_id))
@@ -159,7 +194,7 @@ def collect_round(
     return _at(record, "judge", set_ids=tuple(request.set_id for request in requests))
 
 
-def judge_round(record: RoundRecord, parts: RoundParts, progress: Progress, should_stop: Stop) -> RoundRecord:
+def judge_round(record: RoundRecord, parts: JudgingParts, progress: Progress, should_stop: Stop) -> RoundRecord:
     """Ask every judge for the scores that are not there yet."""
     total, done = len(record.set_ids) * len(parts.judges), 0
     for judge in parts.judges:

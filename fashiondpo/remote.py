@@ -162,7 +162,7 @@ class RemoteGenerator:
         first = batch[0]
         try:
             return GenerateRequest(
-                outfits=tuple(map(_outfit_request, batch)),
+                outfits=tuple(map(outfit_request, batch)),
                 num_candidates=len(first.seeds),
                 sampler=_choice(first.sampler),
                 adapter_version=self.adapter.version,
@@ -289,7 +289,8 @@ def _shape(request: CandidateRequest) -> tuple[SamplerSettings | None, int]:
     return request.sampler, len(request.seeds)
 
 
-def _outfit_request(request: CandidateRequest) -> OutfitRequest:
+def outfit_request(request: CandidateRequest) -> OutfitRequest:
+    """A request of the pipeline as a generator service takes it; raises InvalidInput if other slots are empty too."""
     outfit = request.outfit
     if outfit.empty_slots != (request.slot,):
         raise InvalidInput(

@@ -6,19 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fashiondpo.contracts import AdapterRef
+from fashiondpo.contracts import AdapterRef, CandidateSet
 from fashiondpo.errors import InvalidInput
 from fashiondpo.evaluation.comparison import Comparison, combined_scores, compare
 from fashiondpo.evaluation.gallery import GalleryRow
 from fashiondpo.evaluation.gate import decide
 from fashiondpo.evaluation.report import RunReport, write_report
 from fashiondpo.offline import load_weights
-from fashiondpo.offline_evaluation import Measurement
+from fashiondpo.offline_evaluation import Measurement, PolicyGenerator
 from fashiondpo.outfits.images import decode_image
 from fashiondpo.outfits.model import Blank
+from fashiondpo.pipeline import SetJudge
 from fashiondpo.run_settings import RunSettings
 from fashiondpo.telemetry import Progress, timed
-from fashiondpo.training.trainer import read_metrics
+from fashiondpo.training.metrics import read_metrics
 from fashiondpo.workspace import Workspace
 
 GALLERY_OUTFITS = 12
@@ -40,6 +41,9 @@ def evaluate_versions(
     *,
     split: str = "test",
     outfits: int | None = None,
+    generator: PolicyGenerator | None = None,
+    judges: Sequence[SetJudge] | None = None,
+    training: Sequence[Mapping[str, float]] | None = None,
     progress: Callable[[str], Progress],
 ) -> Evaluated:
     """Complete the same held-out outfits with two adapter versions, compare, and write report.html, .json and .png.
@@ -50,6 +54,8 @@ def evaluate_versions(
         before, after: adapter versions; 0 is the base model.
         split: "valid" or "test".
         outfits: how many; `settings.report_outfits` unless given.
+        generator, judges: who paints and who judges; in this process unless given.
+        training: figures of the training's updates; from the run's folder unless given.
         progress: gives a progress callback for each of the two.
 
     Raises:
@@ -58,9 +64,12 @@ def evaluate_versions(
     """
     if split == "train":
         raise InvalidInput("a report on the training outfits would prove nothing: choose 'valid' or 'test'")
-    evaluator = workspace.evaluator(split, outfits or settings.report_outfits, settings)
+    count = outfits or settings.report_outfits
+    evaluator = workspace.evaluator(split, count, settings, generator=generator, judges=judges)
     manifest = workspace.adapters.manifest(after) if after else None
     seconds = dict(workspace.feedback.round(manifest.round_id).seconds) if manifest else {}
+    if training is None:
+        training = read_metrics(workspace.folder / "training" / manifest.round_id) if manifest else ()
     measurements = []
     for name, version in (("before", before), ("after", after)):
         ref = workspace.adapters.manifest(version).ref if version else AdapterRef()
@@ -76,28 +85,30 @@ def evaluate_versions(
         verdict=(manifest.verdict if manifest else None) or decide(comparison, settings.gate),
         before=old.measured,
         after=new.measured,
-        gallery=_gallery(workspace, split, evaluator.blanks, old, new, weights),
-        training=read_metrics(workspace.folder / "training" / manifest.round_id) if manifest else (),
+        gallery=gallery_rows(workspace, split, evaluator.blanks, old, new, weights),
+        training=training,
         seconds=seconds,
-        facts=_facts(workspace, settings, split),
+        facts=_facts(workspace, settings, split, old.candidate_sets[0]),
     )
     return Evaluated(comparison, write_report(workspace.folder, report))
 
 
-def _gallery(
+def gallery_rows(
     workspace: Workspace,
     split: str,
     blanks: Sequence[Blank],
     before: Measurement,
     after: Measurement,
     weights: Mapping[str, float],
+    *,
+    count: int = GALLERY_OUTFITS,
 ) -> list[GalleryRow]:
     """The first outfits of the selection, one category after the other, whatever became of them."""
     old, new = combined_scores(before.measured, after.measured, weights)
     data_set = workspace.data_set
     catalogue, history = data_set.catalogue, data_set.history(split)
     rows = []
-    for position in _spread_over_categories(blanks)[:GALLERY_OUTFITS]:
+    for position in _spread_over_categories(blanks)[:count]:
         blank = blanks[position]
         outfit, category_id = blank.outfit, blank.outfit.category_ids[blank.slot]
         painted = [
@@ -135,12 +146,12 @@ def _spread_over_categories(blanks: Sequence[Blank]) -> list[int]:
     return [position for _, position in sorted(order)]
 
 
-def _facts(workspace: Workspace, settings: RunSettings, split: str) -> dict[str, str]:
-    sampler = settings.sampler or workspace.bundle.sampler
+def _facts(workspace: Workspace, settings: RunSettings, split: str, painted: CandidateSet) -> dict[str, str]:
+    sampler = painted.sampler
     guidance, training = sampler.guidance, settings.training
     return {
         "data set": f"{workspace.data_set.name}, {split} split",
-        "base model": workspace.bundle.digest[:12],
+        "base model": painted.base_digest[:12],
         "sampling": (
             f"{sampler.num_inference_steps} DDIM steps, noise {sampler.ddim_eta:g}, guidance category "
             f"{guidance.category:g}, mutual {guidance.mutual:g}, history {guidance.history:g}"

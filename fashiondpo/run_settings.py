@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from fashiondpo.contracts import CRITERIA, Frozen, SamplerSettings
-from fashiondpo.errors import InvalidInput
+from fashiondpo.errors import InvalidBundle, InvalidInput
 from fashiondpo.evaluation.gate import GateSettings
 from fashiondpo.messages import MAX_SEED, SamplerChoice
 from fashiondpo.preferences import JudgeCriterion, PreferenceSettings
@@ -103,6 +104,19 @@ def chosen_sampler(own: SamplerSettings, choice: SamplerChoice) -> SamplerSettin
     given: dict[str, Any] = choice.model_dump(exclude_none=True)
     guidance = own.guidance.model_copy(update=given.pop("guidance", {}))
     return own.model_copy(update=given | {"guidance": guidance})
+
+
+def read_bundle_sampler(folder: Path) -> SamplerSettings:
+    """How the bundle in this folder samples unless told otherwise; nothing else of it is read.
+
+    Raises:
+        InvalidBundle: if the folder is none of a bundle.
+    """
+    path = folder / "difashion.json"
+    try:
+        return SamplerSettings.model_validate(json.loads(path.read_bytes())["sampler"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InvalidBundle(f"{path} does not say how the bundle samples: {error}") from error
 
 
 def _check_gate_can_promote(settings: RunSettings) -> None:

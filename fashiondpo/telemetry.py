@@ -34,8 +34,13 @@ def configure_logging(*, level: str = "INFO", form: Literal["text", "json"] = "t
     )
 
 
-def capture_standard_logging(*, level: str = "INFO", form: Literal["text", "json"] = "text") -> None:
-    """Give the log lines of libraries (uvicorn, celery, …) the same form, and the ids that are bound, on stderr."""
+def capture_standard_logging(*, level: str = "WARNING", form: Literal["text", "json"] = "text") -> None:
+    """Give the log lines of libraries (uvicorn, celery, …) the same form, and the ids that are bound, on stderr.
+
+    Args:
+        level: of what libraries say; they say much at INFO.
+        form: as in `configure_logging`.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

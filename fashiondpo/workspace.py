@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -31,19 +32,37 @@ from fashiondpo.judges.held_out import HeldOutJudge
 from fashiondpo.judges.personalization import PersonalizationJudge
 from fashiondpo.judges.quality import MiniQualityJudge
 from fashiondpo.offline import LocalGenerator, LocalJudge, LocalTrainer, blank_requests, judge_inputs, load_weights
-from fashiondpo.offline_evaluation import LocalEvaluator, LocalGate
+from fashiondpo.offline_evaluation import LocalEvaluator, LocalGate, PolicyGenerator
 from fashiondpo.outfits.mini import MiniCatalogue
 from fashiondpo.outfits.model import Blank, DataSet
 from fashiondpo.outfits.sources import load_data_set
-from fashiondpo.pipeline import RoundParts
+from fashiondpo.pipeline import RoundParts, SetJudge
 from fashiondpo.run_settings import MINI_ASSETS, RunSettings
-from fashiondpo.storage.adapters import FolderAdapters
-from fashiondpo.storage.artifacts import FolderArtifacts
-from fashiondpo.storage.feedback import FolderFeedback
+from fashiondpo.storage.adapters import AdapterRegistry, FolderAdapters
+from fashiondpo.storage.artifacts import ArtifactStore, FolderArtifacts
+from fashiondpo.storage.feedback import FeedbackStore, FolderFeedback
 from fashiondpo.telemetry import Progress, no_progress
 from fashiondpo.training.config import TrainSettings
 
 MISMATCHED = "mismatched_personalization"
+
+
+@dataclass(frozen=True)
+class RunStores:
+    """Where a run keeps things: in its folder, or where the services keep theirs."""
+
+    artifacts: ArtifactStore
+    feedback: FeedbackStore
+    adapters: AdapterRegistry
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> Self:
+        """Everything as files."""
+        return cls(
+            FolderArtifacts(folder / "artifacts"),
+            FolderFeedback(folder / "feedback"),
+            FolderAdapters(folder / "adapters"),
+        )
 
 
 class Workspace:
@@ -58,6 +77,7 @@ class Workspace:
         judges_place: str | Path = "mini",
         mini_assets: Path = MINI_ASSETS,
         device: str = "cpu",
+        stores: RunStores | None = None,
     ) -> None:
         """Name the places.
 
@@ -68,6 +88,7 @@ class Workspace:
             judges_place: "mini", or a folder with clip/, vbpr/, quality/ and, for the mini world, held_out/.
             mini_assets: what "mini" stands for.
             device: for all models.
+            stores: in the folder unless given.
 
         Raises:
             NotFound: if "mini" is asked for and the assets are not there.
@@ -86,9 +107,8 @@ class Workspace:
                 raise NotFound(
                     f"{name}: there is no folder {place}; name one, or make the mini models with `make assets`"
                 )
-        self.artifacts = FolderArtifacts(folder / "artifacts")
-        self.feedback = FolderFeedback(folder / "feedback")
-        self.adapters = FolderAdapters(folder / "adapters")
+        stores = stores or RunStores.in_folder(folder)
+        self.artifacts, self.feedback, self.adapters = stores.artifacts, stores.feedback, stores.adapters
 
     @cached_property
     def data_set(self) -> DataSet:
@@ -145,13 +165,28 @@ class Workspace:
         )
 
     def evaluator(
-        self, split: str, outfits: int, settings: RunSettings, *, progress: Progress = no_progress
+        self,
+        split: str,
+        outfits: int,
+        settings: RunSettings,
+        *,
+        generator: PolicyGenerator | None = None,
+        judges: Sequence[SetJudge] | None = None,
+        progress: Progress = no_progress,
     ) -> LocalEvaluator:
-        """Completes and measures a fixed selection of held-out outfits; the seed decides outfits and noise."""
+        """Completes and measures a fixed selection of held-out outfits; the seed decides outfits and noise.
+
+        Args:
+            split: whose outfits.
+            outfits: how many.
+            settings: candidates, seed, sampler.
+            generator, judges: in this process unless given; others must share the artifact store.
+            progress: told after every outfit.
+        """
         blanks = self.data_set.blanks_of(split, outfits, seed=settings.seed)
         return LocalEvaluator(
-            generator=self.generator(split, is_recorded=False),
-            judges=self.local_judges(split),
+            generator=generator or self.generator(split, is_recorded=False),
+            judges=judges or self.local_judges(split),
             blanks=blanks,
             requests=blank_requests(
                 blanks,
@@ -209,18 +244,8 @@ class Workspace:
         return _HeldOutMetrics(judge, personalization, self.artifacts)
 
     def requests(self, record: RoundRecord, settings: RunSettings) -> list[CandidateRequest]:
-        """What a round collects: other outfits of the training split, with other noise, in every round."""
-        index = round_index(record)
-        # hashed, so that the rounds of one seed are not the first rounds of the next
-        blanks = self.data_set.blanks_of("train", settings.outfits, seed=candidate_seed(settings.seed, index, 0, 0, 0))
-        return blank_requests(
-            blanks,
-            prefix=record.round_id,
-            candidates=settings.candidates,
-            seed=settings.seed,
-            round_index=index,
-            sampler=settings.sampler,
-        )
+        """What a round collects."""
+        return round_requests(self.data_set, record, settings)
 
     def next_round(self, settings: RunSettings) -> RoundRecord:
         """The unfinished round, or a new one after the last.
@@ -262,6 +287,21 @@ def _differences(one: Mapping[str, object], other: Mapping[str, object]) -> list
     return sorted(name for name in {*one, *other} - {"report_outfits"} if one.get(name) != other.get(name))
 
 
+def round_requests(data_set: DataSet, record: RoundRecord, settings: RunSettings) -> list[CandidateRequest]:
+    """What a round collects: other outfits of the training split, with other noise, in every round."""
+    index = round_index(record)
+    # hashed, so that the rounds of one seed are not the first rounds of the next
+    blanks = data_set.blanks_of("train", settings.outfits, seed=candidate_seed(settings.seed, index, 0, 0, 0))
+    return blank_requests(
+        blanks,
+        prefix=record.round_id,
+        candidates=settings.candidates,
+        seed=settings.seed,
+        round_index=index,
+        sampler=settings.sampler,
+    )
+
+
 def round_index(record: RoundRecord) -> int:
     """1 for the first round of a folder; part of every seed."""
     return int(record.round_id.rsplit("-", 1)[1])
@@ -273,7 +313,7 @@ class _HeldOutMetrics:
 
     judge: HeldOutJudge | None
     personalization: PersonalizationJudge
-    artifacts: FolderArtifacts
+    artifacts: ArtifactStore
 
     def __call__(self, candidate_sets: Sequence[CandidateSet], blanks: Sequence[Blank]) -> dict[str, np.ndarray]:
         inputs = judge_inputs(candidate_sets, self.artifacts)

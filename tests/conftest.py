@@ -9,10 +9,14 @@ os.environ["MPLBACKEND"] = "Agg"
 # Read by torch when it is loaded. Small models gain nothing from more threads, and lose much where cores are shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from hypothesis import settings
+
+from tests.redis_server import ValkeyServer
 
 # Times on a shared machine say nothing about a single example. Fixed examples make a failure repeatable; to look for
 # new ones: HYPOTHESIS_PROFILE=explore.
@@ -25,3 +29,23 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 def repository() -> Path:
     """The root of the checkout."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server that speaks Redis' protocol; all tests share it, and tell their data apart by a prefix."""
+    with ValkeyServer(tmp_path_factory.mktemp("valkey")) as server:
+        yield server.url
+
+
+@pytest.fixture
+def redis_prefix() -> str:
+    """A prefix for keys that no other test has."""
+    return f"test-{uuid4().hex}"
+
+
+@pytest.fixture
+def own_valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
+    """A server for this test alone, to be killed, paused and restarted; it loses nothing that it acknowledged."""
+    with ValkeyServer(tmp_path / "valkey", fsync="always") as server:
+        yield server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Sequence
@@ -75,9 +76,10 @@ async def _send(client: httpx.AsyncClient, arrival: Arrival, started: float, str
     first, is_done = 0.0, not streams
     async with client.stream("POST", "/generate", content=arrival.request.model_dump_json(), headers=headers) as answer:
         async for line in answer.aiter_lines():
-            if streams and line.startswith("event:"):
-                first = first or time.perf_counter() - due
-                is_done = is_done or line.split(":", 1)[1].strip() == "done"
+            if streams and line.startswith("data:"):
+                done = json.loads(line.removeprefix("data:")).get("done", 0)
+                first = first or (time.perf_counter() - due if done else 0.0)
+            is_done = is_done or line == "event: done"
     seconds = time.perf_counter() - due
     status = answer.status_code if is_done else 500
     return Answer(arrival.at_s, status, first or seconds, seconds)

@@ -6,10 +6,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from fashiondpo.cli import adapters, data, stages
+from fashiondpo.cli import adapters, data, rounds, stages
 from fashiondpo.cli.complete import complete
+from fashiondpo.cli.demo import demo
 from fashiondpo.cli.experiment import curve, experiment
 from fashiondpo.cli.pretrain import pretrain
+from fashiondpo.cli.services import up
 from fashiondpo.telemetry import configure_logging
 
 app = typer.Typer(
@@ -20,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(rounds.app, name="rounds")
 app.command()(pretrain)
 app.command()(complete)
 app.command()(stages.generate)
@@ -31,6 +34,8 @@ app.command()(stages.evaluate)
 app.command("round")(stages.round_)
 app.command()(curve)
 app.command()(experiment)
+app.command()(up)
+app.command()(demo)
 
 
 @app.callback()

@@ -146,7 +146,7 @@ def run_settings(
     """
     chosen: dict[str, Any] = _mode_settings(mode or "default").model_dump(mode="json")
     if file is not None:
-        from_file = _read_settings(file)
+        from_file = read_settings(file)
         if isinstance(from_file.get("sampler"), dict):
             chosen["sampler"] = _bundle_sampler(bundle)
         _merge(chosen, from_file)
@@ -169,7 +169,8 @@ def _mode_settings(mode: str) -> RunSettings:
     return RunSettings()
 
 
-def _read_settings(file: Path) -> dict[str, Any]:
+def read_settings(file: Path) -> dict[str, Any]:
+    """The object in a JSON file of settings; raises InvalidInput if there is none."""
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError) as error:
@@ -182,7 +183,7 @@ def _read_settings(file: Path) -> dict[str, Any]:
 def _bundle_sampler(bundle: str) -> dict[str, Any]:
     """Sampler settings of a bundle; the general defaults where it names none, which opening it will find out."""
     path = (mini_assets() / "bundle" if bundle == "mini" else Path(bundle)) / "difashion.json"
-    own = _read_settings(path).get("sampler") if path.exists() else None
+    own = read_settings(path).get("sampler") if path.exists() else None
     return dict(own) if isinstance(own, dict) else SamplerSettings().model_dump(mode="json")
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
-from rich.table import Table
+from rich.table import Column, Table
 
 from fashiondpo.contracts import GateVerdict
 from fashiondpo.evaluation.comparison import Comparison, Figure
@@ -28,13 +28,14 @@ def progress_bars() -> Iterator[Callable[[str], Progress]]:
     """Gives a progress callback for every named piece of work; each draws a bar of its own."""
     columns = (
         TextColumn("{task.description:<14}"),
-        BarColumn(bar_width=32),
+        BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[figures]}"),
+        # takes what is left of the line, and no more
+        TextColumn("[dim]{task.fields[figures]}", table_column=Column(ratio=1, no_wrap=True, overflow="crop")),
     )
-    with Bars(*columns, console=error_console) as bars:
+    with Bars(*columns, console=error_console, expand=True) as bars:
 
         def bar_of(name: str) -> Progress:
             tasks: list[int] = []

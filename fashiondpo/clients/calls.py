@@ -99,13 +99,13 @@ def post(
 
     Args:
         path: below the service's address.
-        body: the message; fields that have their defaults are not sent.
+        body: the message; fields that nobody set are not sent.
         read: the answer's meaning.
         key: idempotency key: whatever else is sent under it by then counts as the same.
         headers: more of them.
         is_repeatable: as in `Call`.
     """
-    content = None if body is None else body.model_dump_json(exclude_defaults=True).encode()
+    content = None if body is None else body.model_dump_json(exclude_unset=True).encode()
     sent = {"Content-Type": "application/json"} if content is not None else {}
     if key is not None:
         sent[IDEMPOTENCY_KEY] = key

@@ -14,10 +14,10 @@ LONGEST_LINE = 128 * 2**20
 
 @dataclass(frozen=True)
 class ServerEvent:
-    """One event: its name, its data, and the id behind which the stream can be taken up again."""
+    """One event: its name, its text, and the id behind which the stream can be taken up again."""
 
     name: str
-    data: str
+    text: str
     event_id: str = ""
 
 
@@ -34,7 +34,7 @@ class EventParser:
     _rest_length: int = 0
     _ends_with_return: bool = False
     _name: str = ""
-    _data: list[str] = field(default_factory=list)
+    _lines_of_text: list[str] = field(default_factory=list)
 
     def feed(self, piece: bytes) -> Iterator[ServerEvent]:
         """Events that this piece completes.
@@ -67,13 +67,13 @@ class EventParser:
 
     def _take(self, line: str) -> ServerEvent | None:
         if not line:
-            event = ServerEvent(self._name or "message", "\n".join(self._data), self.last_event_id)
-            is_there, self._name, self._data = bool(self._data), "", []
+            event = ServerEvent(self._name or "message", "\n".join(self._lines_of_text), self.last_event_id)
+            is_there, self._name, self._lines_of_text = bool(self._lines_of_text), "", []
             return event if is_there else None
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if name == "data":
-            self._data.append(value)
+            self._lines_of_text.append(value)
         elif name == "event":
             self._name = value
         elif name == "id" and "\0" not in value:

@@ -27,6 +27,7 @@ from fashiondpo.clients.problems import error_of_problem
 from fashiondpo.contracts import AdapterManifest, ArtifactRef, CandidateSet, content_digest
 from fashiondpo.errors import Cancelled, FashionDPOError, Unavailable
 from fashiondpo.messages import (
+    GENERATION_EVENTS,
     AdapterActivation,
     AdapterRegistration,
     AdapterState,
@@ -202,21 +203,13 @@ def rollback() -> Call[AdapterState]:
     return post("adapters/rollback", None, record(AdapterState), is_repeatable=False)
 
 
-_EVENTS: dict[str, type[GenerationProgress] | type[CandidateSet] | type[Generation]] = {
-    "progress": GenerationProgress,
-    "set": CandidateSet,
-    "done": Generation,
-}
-"""What the events of a stream hold, by name."""
-
-
 def _news(event: ServerEvent) -> GenerationNews | None:
-    if event.name == "error":
-        raise error_of_problem(read_json(Problem, event.data), "the generator")
-    kind = _EVENTS.get(event.name)
+    kind = GENERATION_EVENTS.get(event.name)
     if kind is None:
         return None
-    said: GenerationNews = read_json(kind, event.data)
+    said = read_json(kind, event.text)
+    if isinstance(said, Problem):
+        raise error_of_problem(said, "the generator")
     return _ended_well(said) if isinstance(said, Generation) else said
 
 

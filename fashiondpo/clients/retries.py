@@ -176,4 +176,7 @@ class EventSession(Generic[T]):
         try:
             return self.stream.read(event)
         except Unavailable as error:
-            raise Unavailable(f"{self._source}: {error}") from error
+            told = Unavailable(f"{self._source}: {error}")
+            if self.stream.is_resumable:
+                raise TryAgain(told) from error
+            raise told from error

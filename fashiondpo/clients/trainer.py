@@ -144,15 +144,15 @@ def feedback(request: FeedbackRequest) -> Call[FeedbackResponse]:
 
 
 def _event(event: ServerEvent) -> RoundEvent | None:
-    if not event.data:
+    if not event.text:
         return None
     if event.name == "error":
-        raise error_of_problem(read_json(Problem, event.data), "the trainer")
-    return read_json(RoundEvent, event.data)
+        raise error_of_problem(read_json(Problem, event.text), "the trainer")
+    return read_json(RoundEvent, event.text)
 
 
 def _is_end(event: RoundEvent) -> bool:
-    return event.kind == "state" and event.data.get("state") in ENDED
+    return event.kind == "state" and event.details.get("state") in ENDED
 
 
 def _nothing(_reply: Reply) -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from fashiondpo.contracts import Outfit, SamplerSettings
+from fashiondpo.contracts import ItemSource, Outfit, SamplerSettings
 from fashiondpo.diffusion.model import DiFashion
 from fashiondpo.errors import InvalidInput
 from fashiondpo.outfits.images import white_image
 from fashiondpo.outfits.model import Catalogue, Category, History, Image
+
+NO_PICTURES: Mapping[str, Image] = MappingProxyType({})
+"""Every garment is in the catalogue."""
 
 _CACHED_LATENTS = 4096  # 64 KiB each at 512 px
 
@@ -116,7 +120,7 @@ class ConditionEncoder:
 
     def __init__(self, bundle: DiFashion, catalogue: Catalogue, categories: Mapping[int, Category]) -> None:
         self.bundle, self.catalogue, self.categories = bundle, catalogue, categories
-        self._latents: OrderedDict[int, Tensor] = OrderedDict()
+        self._latents: OrderedDict[ItemSource, Tensor] = OrderedDict()
         self._prompts: dict[str, Tensor] = {}
         self._null: Tensor | None = None
 
@@ -127,19 +131,41 @@ class ConditionEncoder:
             self._null = self.bundle.encode_images([white_image(self.bundle.image_size)])[0]
         return self._null
 
-    def item_latents(self, item_ids: Sequence[int]) -> Tensor:
-        """Latents of catalogue items, (n, c, h, w); raises UnknownItem or MissingImages."""
-        missing = sorted({item_id for item_id in item_ids if item_id not in self._latents})
-        fresh: dict[int, Tensor] = {}
-        for start in range(0, len(missing), 64):
-            some = missing[start : start + 64]
-            images = [self.catalogue.image(item_id) for item_id in some]
-            fresh.update(zip(some, self.bundle.encode_images(images), strict=True))
-        found = torch.stack([fresh[i] if i in fresh else self._latents[i] for i in item_ids])
-        self._latents.update(fresh)
+    def item_latents(self, items: Sequence[ItemSource], pictures: Mapping[str, Image] = NO_PICTURES) -> Tensor:
+        """Latents of garments, (n, c, h, w).
+
+        Args:
+            items: items of the catalogue, or references of pictures.
+            pictures: by reference, as large as the bundle's own.
+
+        Raises:
+            UnknownItem, MissingImages: if the catalogue has no such item, or no picture of it.
+            InvalidInput: if a picture is not among those given, or has another size.
+        """
+        found: list[Tensor] = []
+        for item in items:
+            if item not in self._latents:
+                # one by one: what an item's latents are must not depend on what is encoded with it
+                self._latents[item] = self.bundle.encode_images([self._image(item, pictures)])[0]
+            found.append(self._latents[item])
         while len(self._latents) > _CACHED_LATENTS:
             self._latents.popitem(last=False)
-        return found
+        return torch.stack(found) if found else self.null_latents.new_zeros((0, *self.null_latents.shape))
+
+    def _image(self, item: ItemSource, pictures: Mapping[str, Image]) -> Image:
+        if not isinstance(item, str):
+            return self.catalogue.image(item)
+        if item not in pictures:
+            raise InvalidInput(f"the picture {item} of a garment was not given")
+        picture, size = pictures[item], self.bundle.image_size
+        if picture.shape != (size, size, 3):
+            raise InvalidInput(f"the picture {item} must have shape {(size, size, 3)}, got {picture.shape}")
+        return picture
+
+    def check_category(self, category_id: int) -> None:
+        """Raise InvalidInput if the category is unknown."""
+        if category_id not in self.categories:
+            raise InvalidInput(f"category {category_id} is unknown; known are {sorted(self.categories)}")
 
     def prompt_embeds(self, category_id: int | None) -> Tensor:
         """Encoding of the category's prompt, (l, d); of the empty prompt for None.
@@ -147,16 +173,16 @@ class ConditionEncoder:
         Raises:
             InvalidInput: if the category is unknown.
         """
-        if category_id is not None and category_id not in self.categories:
-            raise InvalidInput(f"category {category_id} is unknown; known are {sorted(self.categories)}")
+        if category_id is not None:
+            self.check_category(category_id)
         text = "" if category_id is None else category_prompt(self.categories[category_id])
         if text not in self._prompts:
             self._prompts[text] = self.bundle.encode_prompts([text])[0]
         return self._prompts[text]
 
-    def history_latents(self, item_ids: Sequence[int]) -> Tensor:
+    def history_latents(self, items: Sequence[ItemSource], pictures: Mapping[str, Image] = NO_PICTURES) -> Tensor:
         """Mean latents of history items, (c, h, w); the null latents if there are none."""
-        return self.item_latents(item_ids).mean(0) if len(item_ids) else self.null_latents
+        return self.item_latents(items, pictures).mean(0) if len(items) else self.null_latents
 
     def mutual_latents(self, others: Tensor, reduction: str) -> Tensor:
         """The mutual encoder's view of the other items' latents (n, c, h, w), as (c, h, w); null if there are none."""
@@ -166,24 +192,18 @@ class ConditionEncoder:
             encoded: Tensor = self.bundle.mutual_encoder(reduced_latents(others, reduction)[None])[0]
         return encoded
 
-    def given_latents(self, outfit: Outfit, given_images: Mapping[int, Image] | None = None) -> Tensor:
-        """Latents of the items that are there, (n, c, h, w); pictures by slot come before the catalogue."""
-        given_images = given_images or {}
-        found = [
-            self.bundle.encode_images([given_images[slot]])[0] if slot in given_images else self.item_latents([item])[0]
-            for slot, item in enumerate(outfit.item_ids)
-            if item is not None
-        ]
-        return torch.stack(found) if found else self.null_latents.new_zeros((0, *self.null_latents.shape))
+    def given_latents(self, outfit: Outfit, pictures: Mapping[str, Image] = NO_PICTURES) -> Tensor:
+        """Latents of everything that is there, in slot order, (n, c, h, w); errors as in `item_latents`."""
+        return self.item_latents(outfit.given_items, pictures)
 
     def encode(
         self,
         outfit: Outfit,
         slot: int,
-        history: History | Sequence[int],
+        history: History | Sequence[ItemSource],
         settings: SamplerSettings,
         *,
-        given_images: Mapping[int, Image] | None = None,
+        pictures: Mapping[str, Image] = NO_PICTURES,
     ) -> Conditions:
         """Conditions of one empty slot.
 
@@ -192,21 +212,24 @@ class ConditionEncoder:
             slot: which slot to paint.
             history: of the data set, or the user's items of this category.
             settings: mutual reduction and legacy switch; conditions are rounded to `state_dtype`.
-            given_images: pictures of given items that are not in the catalogue, by slot.
+            pictures: by reference, of given garments and history items that are not in the catalogue.
 
         Raises:
-            InvalidInput: if the slot is not empty or the category unknown.
+            InvalidInput: if the slot is not empty, the category unknown, or a picture missing or of another size.
+            UnknownItem, MissingImages: if the catalogue has no such item, or no picture of it.
         """
         if slot not in outfit.empty_slots:
             raise InvalidInput(f"slot {slot} of outfit {outfit.outfit_id} is not empty; empty: {outfit.empty_slots}")
         category_id = outfit.category_ids[slot]
         items = history.of(outfit.user_id, category_id) if isinstance(history, History) else history
-        others = self.given_latents(outfit, given_images)
+        others = self.given_latents(outfit, pictures)
         conditions = Conditions(
             prompt_embeds=self.prompt_embeds(category_id),
             null_prompt_embeds=self.prompt_embeds(None),
             mutual_latents=self.mutual_latents(others, settings.mutual_reduction),
-            history_latents=self.null_latents if settings.legacy_null_history else self.history_latents(items),
+            history_latents=(
+                self.null_latents if settings.legacy_null_history else self.history_latents(items, pictures)
+            ),
             null_latents=self.null_latents,
         )
         return conditions.rounded(getattr(torch, settings.state_dtype))

@@ -105,6 +105,15 @@ class AdapterWeights:
             if not bool(torch.isfinite(tensor).all()):
                 raise InvalidAdapter(f"{key!r} has non-finite values")
 
+    def check_base(self, base_digest: str) -> None:
+        """Raise InvalidAdapter unless they were trained on this base and change nothing but TARGETS."""
+        if unknown := sorted(set(self.targets) - set(TARGETS)):
+            raise InvalidAdapter(f"the adapter changes {unknown}, only {', '.join(TARGETS)} may be changed")
+        if self.base_digest != base_digest:
+            raise InvalidAdapter(
+                f"the adapter was trained on base {self.base_digest[:12]}, this bundle is {base_digest[:12]}"
+            )
+
 
 def _targets(text: str) -> tuple[str, ...]:
     names = json.loads(text)
@@ -189,12 +198,7 @@ def load_adapter(
         InvalidAdapter: if it was trained on another base or its tensors do not fit this UNet, name by name.
     """
     weights.check()
-    if unknown := sorted(set(weights.targets) - set(TARGETS)):
-        raise InvalidAdapter(f"the adapter changes {unknown}, only {', '.join(TARGETS)} may be changed")
-    if weights.base_digest != base_digest:
-        raise InvalidAdapter(
-            f"the adapter was trained on base {weights.base_digest[:12]}, this bundle is {base_digest[:12]}"
-        )
+    weights.check_base(base_digest)
     parameters = add_adapter(unet, rank=weights.rank, alpha=weights.alpha, targets=weights.targets, name=name)
     try:
         _fill_adapter(unet, weights, name)

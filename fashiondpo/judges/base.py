@@ -6,13 +6,13 @@ An input that cannot be scored gives a score with the reason; it never spoils th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from fashiondpo.contracts import JudgeInfo, Outfit, Score
+from fashiondpo.contracts import ArtifactRef, ItemSource, JudgeInfo, Outfit, Score
 from fashiondpo.errors import FashionDPOError, InvalidInput, Unavailable
 from fashiondpo.outfits.model import Image
 
@@ -26,12 +26,16 @@ class JudgeInput:
         outfit: the incomplete outfit it was made for.
         slot: the empty slot that it fills.
         image: its picture, shape (height, width, 3), uint8.
+        history: what the user wore in the slot's category; None: what the judge's own histories know.
+        pictures: of the garments in outfit and history that are not in the catalogue.
     """
 
     candidate_id: str
     outfit: Outfit
     slot: int
     image: Image
+    history: tuple[ItemSource, ...] | None = None
+    pictures: Mapping[ArtifactRef, Image] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -69,15 +73,21 @@ def check_input(judge_input: JudgeInput) -> None:
     """Refuse what no judge could score.
 
     Raises:
-        InvalidInput: if the slot is not one of the outfit's, or the image is no RGB picture.
+        InvalidInput: if the slot is not one of the outfit's, or the image, or the picture of another garment, is no RGB
+            picture.
     """
     slots = len(judge_input.outfit.category_ids)
     if not 0 <= judge_input.slot < slots:
         raise InvalidInput(f"slot {judge_input.slot} is outside the outfit's {slots} slots")
-    image = judge_input.image
+    _check_image(judge_input.image, "an image")
+    for ref, image in judge_input.pictures.items():
+        _check_image(image, f"as picture {ref[:12]}… an image")
+
+
+def _check_image(image: Image, expected: str) -> None:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise InvalidInput(f"expected an image of uint8 and shape (height, width, 3), got {got}")
+        raise InvalidInput(f"expected {expected} of uint8 and shape (height, width, 3), got {got}")
     if min(image.shape[:2]) < 1:
         raise InvalidInput(f"the image has no pixels: shape {image.shape}")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from fashiondpo.contracts import JudgeInfo, Score
 from fashiondpo.errors import FashionDPOError, InvalidInput
 from fashiondpo.judges.base import JudgeInput, Outcome, Scored, Unscored, check_input, to_scores, unscored
-from fashiondpo.judges.features import CatalogueFeatures, ImageFeatures, catalogue_features
+from fashiondpo.judges.features import CatalogueFeatures, GarmentFeatures, ImageFeatures, catalogue_features
 from fashiondpo.judges.vbpr import VBPR
 from fashiondpo.outfits.model import Catalogue
 
@@ -64,7 +64,8 @@ class CompatibilityJudge:
     @torch.inference_mode()
     def score(self, inputs: Sequence[JudgeInput]) -> list[Score]:
         """One score per candidate, in order; 'no_outfit' where no other item is given to compare with."""
-        outfits = [self._given_features(judge_input) for judge_input in inputs]
+        garments = GarmentFeatures(self._items)
+        outfits = [self._given_features(judge_input, garments) for judge_input in inputs]
         ready = [row for row, outfit in enumerate(outfits) if isinstance(outfit, Tensor)]
         outcomes: list[Outcome] = [outfit if isinstance(outfit, Unscored) else Unscored("") for outfit in outfits]
         if ready:
@@ -74,13 +75,11 @@ class CompatibilityJudge:
                 outcomes[row] = Scored(value, {"given_items": float(len(outfit))})
         return to_scores(inputs, self._info, outcomes)
 
-    def _given_features(self, judge_input: JudgeInput) -> Tensor | Unscored:
+    def _given_features(self, judge_input: JudgeInput, garments: GarmentFeatures) -> Tensor | Unscored:
         try:
             check_input(judge_input)
-            outfit = judge_input.outfit.without(judge_input.slot)
-            if not outfit.given_item_ids:
-                return Unscored("no_outfit")
-            return self._items.of(outfit.given_item_ids)
+            given = judge_input.outfit.without(judge_input.slot).given_items
+            return garments.of(given, judge_input.pictures) if given else Unscored("no_outfit")
         except FashionDPOError as error:
             return unscored(error)
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
+from uuid import uuid4
 
 import numpy as np
 import open_clip
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
 
+from fashiondpo.contracts import ArtifactRef, ItemSource
 from fashiondpo.errors import InvalidBundle, InvalidInput, UnknownItem
 from fashiondpo.judges.pixels import square_batch
 from fashiondpo.judges.weights import WEIGHTS_FILE, save_weights, weights_digest
@@ -222,7 +224,7 @@ class CatalogueFeatures:
         if self._cache is not None and len(missing) and self._vectors is not None:
             path = self.cache_path()
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial.npy")
+            partial = path.with_suffix(f".{uuid4().hex}.partial.npy")  # another judge may write the same features now
             np.save(partial, self._vectors)
             partial.replace(path)
 
@@ -282,3 +284,33 @@ def catalogue_features(features: ImageFeatures, catalogue: Catalogue | Catalogue
             f"the catalogue's features are {catalogue.features.feature_id}, the judge's {features.feature_id}"
         )
     return catalogue
+
+
+class GarmentFeatures:
+    """Features of catalogue items and of pictures that are in no catalogue, for one batch: each picture once."""
+
+    def __init__(self, items: CatalogueFeatures) -> None:
+        """`items` embeds the pictures too."""
+        self._items = items
+        self._of_pictures: dict[ArtifactRef, Tensor] = {}
+
+    def of(self, garments: Sequence[ItemSource], pictures: Mapping[ArtifactRef, Image]) -> Tensor:
+        """Features in the order asked for: shape (n, dim); the same reference always means the same picture.
+
+        Raises:
+            UnknownItem, MissingImages: if the catalogue lacks an item or its picture.
+            InvalidInput: if a picture was not sent along.
+        """
+        item_ids = [garment for garment in garments if isinstance(garment, int)]
+        refs = [garment for garment in garments if isinstance(garment, str)]
+        if not refs:
+            return self._items.of(item_ids)
+        self._embed([ref for ref in dict.fromkeys(refs) if ref not in self._of_pictures], pictures)
+        of_items = iter(self._items.of(item_ids))
+        return torch.stack([next(of_items) if isinstance(g, int) else self._of_pictures[g] for g in garments])
+
+    def _embed(self, refs: Sequence[ArtifactRef], pictures: Mapping[ArtifactRef, Image]) -> None:
+        if missing := [ref for ref in refs if ref not in pictures]:
+            raise InvalidInput(f"the picture {missing[0]} was not sent along")
+        vectors = self._items.features.images([pictures[ref] for ref in refs])
+        self._of_pictures.update(zip(refs, vectors, strict=True))

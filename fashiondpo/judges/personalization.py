@@ -11,10 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fashiondpo.contracts import JudgeInfo, Score
+from fashiondpo.contracts import ItemSource, JudgeInfo, Score
 from fashiondpo.errors import FashionDPOError
 from fashiondpo.judges.base import JudgeInput, Outcome, Scored, Unscored, check_input, to_scores, unscored
-from fashiondpo.judges.features import CatalogueFeatures, ImageFeatures, OpenClipFeatures, catalogue_features
+from fashiondpo.judges.features import (
+    CatalogueFeatures,
+    GarmentFeatures,
+    ImageFeatures,
+    OpenClipFeatures,
+    catalogue_features,
+)
 from fashiondpo.outfits.model import Catalogue, History
 
 
@@ -30,7 +36,8 @@ class _Taste:
 class PersonalizationJudge:
     """Cosine between a candidate and the mean embedding of the user's items in the slot's category, -1…1.
 
-    Without history in that category the user's whole history counts; without any the score is 'no_history'.
+    A history that comes with the candidate is taken as it is. Else, without history in that category the user's whole
+    history counts. Without any the score is 'no_history'.
     """
 
     def __init__(self, features: ImageFeatures, catalogue: Catalogue | CatalogueFeatures, history: History) -> None:
@@ -69,7 +76,8 @@ class PersonalizationJudge:
     @torch.inference_mode()
     def score(self, inputs: Sequence[JudgeInput]) -> list[Score]:
         """One score per candidate, in order; diagnostics say which history it was compared with."""
-        tastes = [self._taste(judge_input) for judge_input in inputs]
+        garments = GarmentFeatures(self._items)
+        tastes = [self._taste(judge_input, garments) for judge_input in inputs]
         ready = [row for row, taste in enumerate(tastes) if isinstance(taste, _Taste)]
         outcomes: list[Outcome] = [taste if isinstance(taste, Unscored) else Unscored("") for taste in tastes]
         if ready:
@@ -81,15 +89,22 @@ class PersonalizationJudge:
                 outcomes[row] = Scored(float(cosine), diagnostics)
         return to_scores(inputs, self._info, outcomes)
 
-    def _taste(self, judge_input: JudgeInput) -> _Taste | Unscored:
+    def _taste(self, judge_input: JudgeInput, garments: GarmentFeatures) -> _Taste | Unscored:
         try:
             check_input(judge_input)
-            user_id = judge_input.outfit.user_id
-            item_ids = self._history.of(user_id, judge_input.outfit.category_ids[judge_input.slot])
-            source = "category" if item_ids else "all_categories"
-            item_ids = item_ids or self._history.all_of(user_id)
-            if not item_ids:
+            source, history = self._history_of(judge_input)
+            if not history:
                 return Unscored("no_history")
-            return _Taste(F.normalize(self._items.of(item_ids).mean(0), dim=0), source, len(item_ids))
+            vectors = garments.of(history, judge_input.pictures)
+            return _Taste(F.normalize(vectors.mean(0), dim=0), source, len(history))
         except FashionDPOError as error:
             return unscored(error)
+
+    def _history_of(self, judge_input: JudgeInput) -> tuple[str, tuple[ItemSource, ...]]:
+        """Where the history comes from, and the history; one that came with the candidate counts before all others."""
+        if judge_input.history is not None:
+            return "inline", judge_input.history
+        user_id = judge_input.outfit.user_id
+        if of_category := self._history.of(user_id, judge_input.outfit.category_ids[judge_input.slot]):
+            return "category", of_category
+        return "all_categories", self._history.all_of(user_id)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError
 
-from fashiondpo.errors import InvalidInput
+from fashiondpo.errors import InvalidInput, TooLarge
 from fashiondpo.outfits.model import Image
 
 MAX_PIXELS = 64_000_000
@@ -20,7 +20,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """What is decoded. Pillow knows more, among them formats that start other programs (EPS starts Ghostscript)."""
 
 
-def decode_image(content: bytes, *, size_px: int | None = None, name: str = "image") -> Image:
+def decode_image(content: bytes, *, size_px: int | None = None, name: str = "image", max_px: int = MAX_PIXELS) -> Image:
     """A picture file's content as RGB.
 
     Orientation from EXIF is applied, transparency is laid on white, animations give their first frame, 16-bit and CMYK
@@ -30,21 +30,25 @@ def decode_image(content: bytes, *, size_px: int | None = None, name: str = "ima
         content: the file.
         size_px: side of the square to fit it into, padded with white; None keeps its size.
         name: for the message.
+        max_px: pixels that it may have.
 
     Returns:
         Shape (height, width, 3), or (size_px, size_px, 3).
 
     Raises:
-        InvalidInput: if it is no picture of one of FORMATS, is truncated, or has more than MAX_PIXELS pixels.
+        TooLarge: if it has more pixels; it is not decoded then.
+        InvalidInput: if it is no picture of one of FORMATS, or is truncated.
     """
     try:
         with Pillow.open(io.BytesIO(content), formats=FORMATS) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise InvalidInput(f"{name}: {opened.width}x{opened.height} pixels are more than {MAX_PIXELS}")
+            if opened.width * opened.height > max_px:
+                raise TooLarge(f"{name}: {opened.width}x{opened.height} pixels are more than {max_px}")
             opened.load()
             picture = _on_white(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError as error:
         raise InvalidInput(f"{name} is not a readable picture: it is none of {', '.join(FORMATS)}") from error
+    except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
+        raise TooLarge(f"{name} has too many pixels: {error}") from error
     except _UNREADABLE as error:
         raise InvalidInput(f"{name} is not a readable picture: {error}") from error
     if size_px is not None and picture.size != (size_px, size_px):
@@ -52,11 +56,8 @@ def decode_image(content: bytes, *, size_px: int | None = None, name: str = "ima
     return np.asarray(picture, dtype=np.uint8)
 
 
-_UNREADABLE = (
-    OSError, SyntaxError, ValueError, EOFError, struct.error, Pillow.DecompressionBombError,
-    Pillow.DecompressionBombWarning,
-)  # fmt: skip
-"""What Pillow raises for broken files; the warning is raised where warnings are made errors."""
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+"""What Pillow raises for broken files. Its warning of many pixels is raised where warnings are made errors."""
 
 
 def _on_white(picture: Pillow.Image) -> Pillow.Image:

@@ -5,7 +5,7 @@
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loading.start(app.state.lifetime)
-        yield
+        yield  # requests are served meanwhile
         loading.close()
 
     create_service(…, lifespan=lifespan, readiness={"model": loading.problem})

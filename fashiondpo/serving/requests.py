@@ -27,6 +27,7 @@ PROBES = frozenset({"/livez", "/readyz", "/metrics"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _CLIENT_GONE = 499
+_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class RequestMiddleware:
@@ -104,7 +105,7 @@ class _Exchange:
     is_ended: bool = False
 
     def __post_init__(self) -> None:
-        self.method: str = self.scope["method"] if self.scope["method"].isalpha() else "OTHER"
+        self.method: str = self.scope["method"] if self.scope["method"] in _KNOWN_METHODS else "OTHER"
         self.started = time.perf_counter()
         self._received = 0
 

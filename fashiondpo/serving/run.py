@@ -36,7 +36,8 @@ def run(create_app: Callable[[Settings], FastAPI], settings: Settings) -> int:
     """
     disable_created_metrics()  # type: ignore[no-untyped-call] # a second series per figure that nobody reads
     configure_logging(level=settings.log_level, form=settings.log_form)
-    capture_standard_logging(level=settings.log_level, form=settings.log_form)
+    of_libraries = "WARNING" if settings.log_level == "INFO" else settings.log_level
+    capture_standard_logging(level=of_libraries, form=settings.log_form)
     try:
         check_exposure(settings)
         app = create_app(settings)
@@ -60,8 +61,12 @@ def run(create_app: Callable[[Settings], FastAPI], settings: Settings) -> int:
     # uvicorn raises the signal again when it has finished; that must not look like a crash
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    with suppress(KeyboardInterrupt):
-        _Server(config, lifetime).run()
+    try:
+        with suppress(KeyboardInterrupt):
+            _Server(config, lifetime).run()
+    except SystemExit:  # the port is taken, or the lifespan has failed; uvicorn has logged which
+        log().error("failed", reason=f"could not begin to serve on {settings.host}:{settings.port}")
+        return 1
     if lifetime.failure is not None:
         log().error("failed", reason=str(lifetime.failure))
         return 1

@@ -6,6 +6,7 @@ import ipaddress
 from pathlib import Path
 from typing import Literal, Self
 
+from limits import parse_many
 from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 
 from fashiondpo.serving.keys import KeyRing
@@ -52,6 +53,18 @@ class ServingSettings(BaseModel):
     def _empty_is_none(cls, value: object) -> object:
         """Compose files pass unset variables as empty strings."""
         return None if value == "" else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _rates_can_be_read(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_many(value)
+        return value
 
     @model_validator(mode="after")
     def _keys_can_be_read(self) -> Self:

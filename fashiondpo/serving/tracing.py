@@ -40,6 +40,11 @@ class Tracing:
             exclude=lambda scope: scope.get("path") in PROBES,
         )
 
+    @property
+    def tracer(self) -> trace.Tracer:
+        """For spans of work that is no request."""
+        return (self._provider or trace.NoOpTracerProvider()).get_tracer("fashiondpo")
+
     @contextmanager
     def exporting(self) -> Iterator[None]:
         """Send spans, those of outgoing calls too; what is left is sent at the end."""

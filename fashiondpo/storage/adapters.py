@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Lock
@@ -99,19 +99,11 @@ class AdapterRegistry(Protocol):
         """Every change of the champion, oldest first."""
 
 
-_ALIASES = "aliases.json"
+class AdapterVersions(ABC):
+    """The meaning of a registry, wherever it is; subclasses say how versions and aliases are kept.
 
-
-def _manifest_name(version: int) -> str:
-    return f"versions/{version:06d}/manifest.json"
-
-
-def _weights_name(version: int) -> str:
-    return f"versions/{version:06d}/adapter.safetensors"
-
-
-class _Adapters(ABC):
-    """The meaning of a registry; subclasses say where versions and aliases are."""
+    Their text names the place, for messages.
+    """
 
     def publish(
         self,
@@ -125,33 +117,32 @@ class _Adapters(ABC):
         training: TrainingFigures,
         verdict: GateVerdict | None,
     ) -> AdapterManifest:
+        """Keep the adapter of a round as the next version."""
         check_safetensors(weights)
-        digest = content_digest(weights)
-        with self._exclusive():
-            versions = self.versions()
-            published = next((m for m in map(self.manifest, versions) if m.round_id == round_id), None)
-            if published is not None:
-                return _same_weights(published, digest)
+        digest, created_at = content_digest(weights), utc_now()
+
+        def manifest_of(version: int) -> AdapterManifest:
             try:
-                manifest = AdapterManifest(
-                    version=max(versions, default=0) + 1,
+                return AdapterManifest(
+                    version=version,
                     digest=digest,
                     parent=parent,
                     base_digest=base_digest,
                     round_id=round_id,
                     rank=rank,
                     targets=tuple(targets),
-                    created_at=utc_now(),
+                    created_at=created_at,
                     training=dict(training),
                     verdict=verdict,
                 )
             except ValidationError as error:
                 raise InvalidInput(f"the adapter of round {round_id!r}: {first_problem(error)}") from error
-            self._store(manifest.version, weights, record_to_json(manifest))
-            return manifest
+
+        return _same_weights(self._add_version(round_id, weights, manifest_of), digest)
 
     def manifest(self, version: int) -> AdapterManifest:
-        content, source = self._read(_manifest_name(version)), f"{self}/{_manifest_name(version)}"
+        """What is known of a version."""
+        content, source = self._manifest(version), f"{self}/{_manifest_name(version)}"
         if content is None:
             if version in (published := self.versions()):
                 raise DataFileError(source, "is missing; restore it, or move its folder elsewhere")
@@ -163,10 +154,11 @@ class _Adapters(ABC):
         return manifest
 
     def weights(self, version: int) -> bytes:
+        """The version's safetensors file, checked."""
         if version == 0:
             raise NotFound("adapter version 0 is the base model and has no weights")
         manifest = self.manifest(version)
-        weights = self._read(_weights_name(version))
+        weights = self._weights(manifest)
         if weights is None:
             raise CorruptArtifact(f"the weights of adapter version {version} are gone; activate another version")
         if content_digest(weights) != manifest.digest:
@@ -175,33 +167,95 @@ class _Adapters(ABC):
             )
         return weights
 
+    @abstractmethod
+    def versions(self) -> tuple[int, ...]:
+        """Every published version, ascending."""
+
     def alias(self, name: AliasName) -> int | None:
+        """The version that serves, or served before."""
         if name not in ("champion", "previous"):
             raise InvalidInput(f"the aliases are 'champion' and 'previous', got {name!r}")
         aliases = self._aliases()
         return aliases.champion if name == "champion" else aliases.previous
 
     def activate(self, version: int, *, is_forced: bool = False) -> None:
+        """Make a version the champion."""
         if version != 0:
             _check_may_serve(self.manifest(version), is_forced=is_forced)
-        with self._exclusive():
-            self._replace(_ALIASES, record_to_json(self._aliases().activated(version, is_forced=is_forced)))
+        self._change_aliases(lambda aliases: aliases.activated(version, is_forced=is_forced))
 
     def rollback(self) -> int:
-        with self._exclusive():
-            aliases = self._aliases().rolled_back()
-            self._replace(_ALIASES, record_to_json(aliases))
-        return aliases.history[-1].version
+        """Make the previous version the champion again."""
+        return self._change_aliases(Aliases.rolled_back).history[-1].version
 
     def alias_history(self) -> tuple[AliasMove, ...]:
+        """Every change of the champion, oldest first."""
         return self._aliases().history
+
+    @abstractmethod
+    def _add_version(
+        self, round_id: str, weights: bytes, manifest_of: Callable[[int], AdapterManifest]
+    ) -> AdapterManifest:
+        """The manifest of the round's version, which is made now if there is none: the next one, there all at once."""
+
+    @abstractmethod
+    def _manifest(self, version: int) -> bytes | None: ...
+
+    @abstractmethod
+    def _weights(self, manifest: AdapterManifest) -> bytes | None: ...
+
+    @abstractmethod
+    def _aliases(self) -> Aliases: ...
+
+    @abstractmethod
+    def _change_aliases(self, change: Callable[[Aliases], Aliases]) -> Aliases:
+        """Replace the aliases by what `change` makes of them, so that nobody else's change is lost; return them."""
+
+
+_ALIASES = "aliases.json"
+
+
+def _manifest_name(version: int) -> str:
+    return f"versions/{version:06d}/manifest.json"
+
+
+def _weights_name(version: int) -> str:
+    return f"versions/{version:06d}/adapter.safetensors"
+
+
+class _LockedAdapters(AdapterVersions):
+    """A registry of named contents that can be had for oneself for a moment."""
 
     def versions(self) -> tuple[int, ...]:
         return tuple(sorted(int(name) for name in self._version_names() if re.fullmatch(r"[0-9]{6,}", name)))
 
+    def _add_version(
+        self, round_id: str, weights: bytes, manifest_of: Callable[[int], AdapterManifest]
+    ) -> AdapterManifest:
+        with self._exclusive():
+            versions = self.versions()
+            published = next((m for m in map(self.manifest, versions) if m.round_id == round_id), None)
+            if published is not None:
+                return published
+            manifest = manifest_of(max(versions, default=0) + 1)
+            self._store(manifest.version, weights, record_to_json(manifest))
+            return manifest
+
+    def _manifest(self, version: int) -> bytes | None:
+        return self._read(_manifest_name(version))
+
+    def _weights(self, manifest: AdapterManifest) -> bytes | None:
+        return self._read(_weights_name(manifest.version))
+
     def _aliases(self) -> Aliases:
         content = self._read(_ALIASES)
         return Aliases() if content is None else json_to_record(content, Aliases, f"{self}/{_ALIASES}")
+
+    def _change_aliases(self, change: Callable[[Aliases], Aliases]) -> Aliases:
+        with self._exclusive():
+            aliases = change(self._aliases())
+            self._replace(_ALIASES, record_to_json(aliases))
+            return aliases
 
     @abstractmethod
     def _exclusive(self) -> AbstractContextManager[None]: ...
@@ -220,7 +274,7 @@ class _Adapters(ABC):
     def _replace(self, name: str, content: bytes) -> None: ...
 
 
-class MemoryAdapters(_Adapters):
+class MemoryAdapters(_LockedAdapters):
     """Adapters of this process; gone with it."""
 
     def __init__(self) -> None:
@@ -248,7 +302,7 @@ class MemoryAdapters(_Adapters):
         self._contents[name] = content
 
 
-class FolderAdapters(_Adapters):
+class FolderAdapters(_LockedAdapters):
     """Adapters in a folder, which other processes may use at the same time.
 
     `versions/000001/{adapter.safetensors,manifest.json}` per version, built beside and renamed, so that a crash leaves

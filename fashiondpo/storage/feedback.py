@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from threading import Lock
 from typing import Literal, Protocol
@@ -11,7 +12,7 @@ from pydantic import Field
 
 from fashiondpo.contracts import CandidateSet, Frozen, Name, PreferencePair, RoundRecord, Score, ScoredSet
 from fashiondpo.errors import Conflict, InvalidInput, NotFound
-from fashiondpo.storage.records import FolderRecords, Kind, MemoryRecords, Records, checked_name
+from fashiondpo.storage.records import FolderRecords, Kind, MemoryRecords, Records, RecordT, checked_name
 
 
 class FeedbackStore(Protocol):
@@ -94,35 +95,130 @@ def merged_scores(candidate_set: CandidateSet, old: Iterable[Score], new: Iterab
     return tuple(kept[key] for key in sorted(kept))
 
 
-class _StoredSet(Frozen):
-    """A candidate set and its place: the position-th of its round, counted from 1."""
+class StoredSet(Frozen):
+    """A candidate set and its place: the position-th of its round, counted from 1; 0 where a list keeps the order."""
 
     schema_version: Literal[1] = 1
     round_id: Name
-    position: int = Field(ge=1)
+    position: int = Field(0, ge=0)
     candidate_set: CandidateSet
 
 
-class _StoredScores(Frozen):
+class StoredScores(Frozen):
+    """The scores of a set, as `merged_scores` has them."""
+
     schema_version: Literal[1] = 1
     set_id: Name
     scores: tuple[Score, ...]
 
 
-class _StoredPairs(Frozen):
+class StoredPairs(Frozen):
+    """The preference pairs of a round."""
+
     schema_version: Literal[1] = 1
     round_id: Name
     pairs: tuple[PreferencePair, ...]
 
 
-_ROUNDS = Kind("rounds", RoundRecord, lambda record: record.round_id)
-_SETS = Kind("sets", _StoredSet, lambda stored: stored.candidate_set.set_id)
-_SCORES = Kind("scores", _StoredScores, lambda stored: stored.set_id)
-_PAIRS = Kind("pairs", _StoredPairs, lambda stored: stored.round_id)
+ROUNDS = Kind("rounds", RoundRecord, lambda record: record.round_id)
+SETS = Kind("sets", StoredSet, lambda stored: stored.candidate_set.set_id)
+SCORES = Kind("scores", StoredScores, lambda stored: stored.set_id)
+PAIRS = Kind("pairs", StoredPairs, lambda stored: stored.round_id)
 
 
-class _RecordFeedback:
-    """The meaning of a feedback store, over records wherever they are."""
+class RecordFeedback(ABC):
+    """The meaning of a feedback store, wherever its records are; subclasses say how they are kept."""
+
+    def put_round(self, record: RoundRecord) -> None:
+        """Keep the round's record."""
+        self._write(ROUNDS, record)
+
+    def round(self, round_id: str) -> RoundRecord:
+        """The round's newest record."""
+        record = self._read(ROUNDS, round_id)
+        if record is None:
+            raise NotFound(f"there is no round {round_id!r}")
+        return record
+
+    @abstractmethod
+    def round_ids(self) -> tuple[str, ...]:
+        """Every round that has a record, sorted."""
+
+    def put_set(self, round_id: str, candidate_set: CandidateSet) -> None:
+        """Keep a candidate set as the round's next."""
+        set_id = checked_name(candidate_set.set_id)
+        stored = self._add_set(checked_name(round_id), candidate_set)
+        if stored is None:
+            return
+        if stored.round_id != round_id:
+            raise Conflict(f"candidate set {set_id!r} belongs to round {stored.round_id!r}, not to {round_id!r}")
+        if stored.candidate_set != candidate_set:
+            raise Conflict(f"candidate set {set_id!r} is already there with other content; use another set_id")
+
+    def set(self, set_id: str) -> CandidateSet:
+        """The candidate set."""
+        return self._stored_set(set_id).candidate_set
+
+    @abstractmethod
+    def set_ids(self, round_id: str) -> tuple[str, ...]:
+        """The round's candidate sets in the order in which they were put."""
+
+    def put_scores(self, set_id: str, scores: Iterable[Score]) -> None:
+        """Add what judges said of a set's candidates."""
+        candidate_set = self.set(set_id)
+        new = tuple(scores)
+
+        def merge(old: StoredScores | None) -> StoredScores:
+            return StoredScores(set_id=set_id, scores=merged_scores(candidate_set, old.scores if old else (), new))
+
+        self._change(SCORES, set_id, merge)
+
+    def scored(self, set_id: str) -> ScoredSet:
+        """The set with its scores."""
+        return self._scored_set(self.set(set_id), self._read(SCORES, set_id))
+
+    def scored_sets(self, round_id: str) -> Iterator[ScoredSet]:
+        """The round's sets with their scores."""
+        return map(self.scored, self.set_ids(round_id))
+
+    def put_pairs(self, round_id: str, pairs: Iterable[PreferencePair]) -> None:
+        """Keep the round's preference pairs."""
+        self._write(PAIRS, StoredPairs(round_id=checked_name(round_id), pairs=tuple(pairs)))
+
+    def pairs(self, round_id: str) -> tuple[PreferencePair, ...]:
+        """The round's preference pairs."""
+        stored = self._read(PAIRS, round_id)
+        if stored is None:
+            raise NotFound(f"no preference pairs were made for round {round_id!r}")
+        return stored.pairs
+
+    def _stored_set(self, set_id: str) -> StoredSet:
+        stored = self._read(SETS, set_id)
+        if stored is None:
+            raise NotFound(f"there is no candidate set {set_id!r}")
+        return stored
+
+    @staticmethod
+    def _scored_set(candidate_set: CandidateSet, stored: StoredScores | None) -> ScoredSet:
+        return ScoredSet(candidate_set=candidate_set, scores=stored.scores if stored else ())
+
+    @abstractmethod
+    def _read(self, kind: Kind[RecordT], name: str) -> RecordT | None: ...
+
+    @abstractmethod
+    def _write(self, kind: Kind[RecordT], record: RecordT) -> None: ...
+
+    @abstractmethod
+    def _change(self, kind: Kind[RecordT], name: str, change: Callable[[RecordT | None], RecordT]) -> None:
+        """Replace a record by what `change` makes of it, so that nothing written meanwhile is lost."""
+
+    @abstractmethod
+    def _add_set(self, round_id: str, candidate_set: CandidateSet) -> StoredSet | None:
+        """Keep the set as the round's next, unless there is one of its id: then return that."""
+
+
+class _LockedFeedback(RecordFeedback):
+    """Feedback over records that can be had for oneself for a moment."""
 
     def __init__(self, records: Records) -> None:
         self._records = records
@@ -130,75 +226,37 @@ class _RecordFeedback:
         self._places: dict[str, tuple[str, int]] = {}
         self._places_lock = Lock()
 
-    def put_round(self, record: RoundRecord) -> None:
-        self._records.write(_ROUNDS, record)
-
-    def round(self, round_id: str) -> RoundRecord:
-        record = self._records.read(_ROUNDS, round_id)
-        if record is None:
-            raise NotFound(f"there is no round {round_id!r}")
-        return record
-
     def round_ids(self) -> tuple[str, ...]:
-        return tuple(self._records.names(_ROUNDS))
-
-    def put_set(self, round_id: str, candidate_set: CandidateSet) -> None:
-        set_id = checked_name(candidate_set.set_id)
-        with self._records.exclusive():
-            stored = self._records.read(_SETS, set_id)
-            if stored is None:
-                position = 1 + max(self._positions(round_id).values(), default=0)
-                placed = _StoredSet(round_id=round_id, position=position, candidate_set=candidate_set)
-                self._records.write(_SETS, placed)
-            elif stored.round_id != round_id:
-                raise Conflict(f"candidate set {set_id!r} belongs to round {stored.round_id!r}, not to {round_id!r}")
-            elif stored.candidate_set != candidate_set:
-                raise Conflict(f"candidate set {set_id!r} is already there with other content; use another set_id")
-
-    def set(self, set_id: str) -> CandidateSet:
-        return self._stored_set(set_id).candidate_set
+        return tuple(self._records.names(ROUNDS))
 
     def set_ids(self, round_id: str) -> tuple[str, ...]:
         positions = self._positions(round_id)
         return tuple(sorted(positions, key=positions.__getitem__))
 
-    def put_scores(self, set_id: str, scores: Iterable[Score]) -> None:
-        candidate_set = self.set(set_id)
-        new = tuple(scores)
+    def _read(self, kind: Kind[RecordT], name: str) -> RecordT | None:
+        return self._records.read(kind, name)
+
+    def _write(self, kind: Kind[RecordT], record: RecordT) -> None:
+        self._records.write(kind, record)
+
+    def _change(self, kind: Kind[RecordT], name: str, change: Callable[[RecordT | None], RecordT]) -> None:
         with self._records.exclusive():
-            merged = merged_scores(candidate_set, self._scores(set_id), new)
-            self._records.write(_SCORES, _StoredScores(set_id=set_id, scores=merged))
+            self._records.write(kind, change(self._records.read(kind, name)))
 
-    def scored(self, set_id: str) -> ScoredSet:
-        return ScoredSet(candidate_set=self.set(set_id), scores=self._scores(set_id))
-
-    def scored_sets(self, round_id: str) -> Iterator[ScoredSet]:
-        return map(self.scored, self.set_ids(round_id))
-
-    def put_pairs(self, round_id: str, pairs: Iterable[PreferencePair]) -> None:
-        self._records.write(_PAIRS, _StoredPairs(round_id=checked_name(round_id), pairs=tuple(pairs)))
-
-    def pairs(self, round_id: str) -> tuple[PreferencePair, ...]:
-        stored = self._records.read(_PAIRS, round_id)
-        if stored is None:
-            raise NotFound(f"no preference pairs were made for round {round_id!r}")
-        return stored.pairs
-
-    def _stored_set(self, set_id: str) -> _StoredSet:
-        stored = self._records.read(_SETS, set_id)
-        if stored is None:
-            raise NotFound(f"there is no candidate set {set_id!r}")
-        return stored
-
-    def _scores(self, set_id: str) -> tuple[Score, ...]:
-        stored = self._records.read(_SCORES, set_id)
-        return () if stored is None else stored.scores
+    def _add_set(self, round_id: str, candidate_set: CandidateSet) -> StoredSet | None:
+        with self._records.exclusive():
+            stored = self._records.read(SETS, candidate_set.set_id)
+            if stored is None:
+                position = 1 + max(self._positions(round_id).values(), default=0)
+                placed = StoredSet(round_id=round_id, position=position, candidate_set=candidate_set)
+                self._records.write(SETS, placed)
+            return stored
 
     def _positions(self, round_id: str) -> dict[str, int]:
         """Positions of the round's sets, by set id; reads only the sets that were not read before."""
         checked_name(round_id)
         with self._places_lock:
-            names = self._records.names(_SETS)
+            names = self._records.names(SETS)
             for set_id in names:
                 if set_id not in self._places:
                     stored = self._stored_set(set_id)
@@ -206,14 +264,14 @@ class _RecordFeedback:
             return {set_id: self._places[set_id][1] for set_id in names if self._places[set_id][0] == round_id}
 
 
-class MemoryFeedback(_RecordFeedback):
+class MemoryFeedback(_LockedFeedback):
     """Feedback of this process; gone with it."""
 
     def __init__(self) -> None:
         super().__init__(MemoryRecords())
 
 
-class FolderFeedback(_RecordFeedback):
+class FolderFeedback(_LockedFeedback):
     """Feedback in a folder, one JSON file per record; other processes may use the same folder at the same time.
 
     A file that is cut short, foreign, or of an unknown schema version is a DataFileError that names it.

@@ -40,7 +40,7 @@ class TrainSettings(Frozen):
     steps_per_outfit: int | None = Field(
         1,
         ge=1,
-        description="Recorded steps used per outfit and pass, drawn at random; None uses all. Without recorded steps, noise levels.",
+        description="Recorded steps, or noise levels, of an outfit in a pass, drawn at random; None: as many as recorded.",
     )
     is_accumulated: bool = Field(True, description="One optimiser update per batch of outfits, not one per step.")
     visits_per_forward: int = Field(8, ge=1, description="Outfit-steps in one forward; smaller needs less memory.")

@@ -32,6 +32,7 @@ from fashiondpo.errors import Cancelled, InvalidInput, PolicyMismatch, TrainingD
 from fashiondpo.telemetry import Progress, no_progress
 from fashiondpo.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fashiondpo.training.config import TrainSettings
+from fashiondpo.training.metrics import METRICS_FILE, read_metrics
 from fashiondpo.training.objectives import REFERENCE, VisitLosses, loss_terms, visit_losses
 from fashiondpo.training.plan import Update, plan_updates, random_steps
 
@@ -238,28 +239,16 @@ class PreferenceTrainer:
         save_checkpoint(state, self.folder / "checkpoint.safetensors")
 
     def _append_metrics(self, figures: dict[str, float]) -> None:
-        with (self.folder / "metrics.jsonl").open("a") as file:
+        with (self.folder / METRICS_FILE).open("a") as file:
             file.write(json.dumps({"step": self.updates_done, **figures}) + "\n")
 
     def _rewrite_metrics(self, updates: int) -> None:
         """Forget the lines of updates after the checkpoint: they will be made again."""
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_metrics(self.folder) if row["step"] <= updates]
-        unfinished = self.folder / "metrics.jsonl.unfinished"
+        unfinished = self.folder / f"{METRICS_FILE}.unfinished"
         unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        unfinished.replace(self.folder / "metrics.jsonl")
-
-
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The metrics rows of a run, oldest first; a last line that was cut off is left out."""
-    path = folder / "metrics.jsonl"
-    rows: list[dict[str, float]] = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+        unfinished.replace(self.folder / METRICS_FILE)
 
 
 def _figures(parts: Sequence[VisitLosses], grad_norm: float, seconds: float) -> dict[str, float]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.protocols.places import Places
+
 StartPython = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -33,3 +35,11 @@ def busy_threads() -> Iterator[None]:
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(interval)
+
+
+@pytest.fixture
+def places(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Places]:
+    """Empty places for the stores of this test."""
+    places = Places(tmp_path_factory, request)
+    yield places
+    places.close()

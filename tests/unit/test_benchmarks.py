@@ -19,7 +19,10 @@ BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 
 PROMISED = {
     "d3po_step": {"ratio", "flop_ratio_sd2"},
+    "judges": {"ratio", "ratio_with_files", "ratio_of_references"},
     "sampling": {"ratio", "unet_share"},
+    "serving": {"throughput_vs_litserve", "p95_vs_litserve", "bare_s"},
+    "swap": {"swap_ms"},
     "trajectory_storage": {"mib_per_outfit", "reference_mib_per_outfit", "ratio", "write_s", "read_s"},
 }
 
@@ -55,6 +58,17 @@ class TestBenchmark:
     @pytest.mark.parametrize("name", BENCHMARKS)
     def test_is_explained_in_the_documentation(self, name):
         assert f"python benchmarks/{name}.py" in (ROOT / "docs/benchmarks.md").read_text()
+
+
+class TestServing:
+    def test_answers_every_request_and_tells_what_http_and_engine_cost(self):
+        assert figures("serving")["failed_at_80"] == 0
+        assert "overhead" in figures("serving")
+
+
+class TestSwap:
+    def test_fails_no_request(self):
+        assert figures("swap")["failed_requests"] == 0
 
 
 class TestD3POStep:

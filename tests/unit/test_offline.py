@@ -29,16 +29,16 @@ from fashiondpo.evaluation.gate import GateSettings
 from fashiondpo.judges.base import Scored, Unscored, to_scores
 from fashiondpo.offline import LocalGenerator, LocalJudge, LocalTrainer, blank_requests, judge_inputs, load_weights
 from fashiondpo.offline_evaluation import LocalEvaluator, LocalGate
-from fashiondpo.outfits.images import decode_image
+from fashiondpo.outfits.images import decode_image, encode_png
 from fashiondpo.pipeline import RoundParts, open_round, run_round
 from fashiondpo.preferences import PreferenceSettings
 from fashiondpo.storage.adapters import FolderAdapters, MemoryAdapters
 from fashiondpo.storage.artifacts import FolderArtifacts, MemoryArtifacts
 from fashiondpo.storage.feedback import FolderFeedback
 from fashiondpo.training.config import TrainSettings
-from fashiondpo.training.trainer import read_metrics
+from fashiondpo.training.metrics import read_metrics
 from tests.tiny_models import TINY_SAMPLER, build_tiny_bundle, random_adapter, saved_tiny_bundle
-from tests.tiny_rounds import HISTORY, Squares, blanks, same_weights
+from tests.tiny_rounds import HISTORY, SLOTS, Squares, blanks, same_weights
 
 CANDIDATES = 4
 LEARN = TrainSettings(
@@ -416,6 +416,37 @@ class TestGenerator:
         (first, *_) = generator.generate(requests(3))
         generator.rows_per_forward = 2
         assert_same_look([first], [next(generator.generate(requests(1)))], generator.artifacts)
+
+    def test_a_picture_of_an_item_stands_for_the_item(self, generator):
+        (request,) = requests(1)
+        slot = request.outfit.item_ids.index(request.outfit.given_item_ids[1])
+        ref = generator.artifacts.put(encode_png(Squares().image(request.outfit.given_item_ids[1])), "png")
+        outfit = request.outfit.without(slot).model_copy(update={"item_images": {slot: ref}})
+        expected, found = generator.generate([request, request.model_copy(update={"outfit": outfit})])
+        assert [c.image for c in found.candidates] == [c.image for c in expected.candidates]
+        together = generator.complete_outfit(outfit.without(2), {0: (1, 2), 2: (3, 4)}, prefix="joint")
+        as_items = generator.complete_outfit(request.outfit.without(2), {0: (1, 2), 2: (3, 4)}, prefix="joint")
+        assert [[c.image for c in s.candidates] for s in together] == [
+            [c.image for c in s.candidates] for s in as_items
+        ]
+
+    def test_takes_the_history_from_the_request_and_keeps_it(self, generator):
+        (request,) = requests(1)
+        ref = generator.artifacts.put(encode_png(Squares().image(9)), "png")
+        asked = [request.model_copy(update={"history": history}) for history in (None, (0, 4), (), (9,), (ref,))]
+        known, same, nothing, item, picture = generator.generate(asked)
+        look = [[c.image for c in found.candidates] for found in (known, same, nothing, item, picture)]
+        assert look[0] == look[1]
+        assert look[3] == look[4]
+        assert len({tuple(images) for images in look}) == 3
+        assert [found.history for found in (known, nothing, picture)] == [None, (), (ref,)]
+
+    def test_takes_the_history_of_an_outfit_painted_as_a_whole_by_category(self, generator):
+        outfit, seeds = blanks(1)[0].outfit.without(2), {0: (1, 2), 2: (3, 4)}
+        (first, second) = generator.complete_outfit(outfit, seeds, prefix="joint", history={SLOTS[0]: (9,)})
+        assert (first.history, second.history) == ((9,), ())
+        (known, _) = generator.complete_outfit(outfit, seeds, prefix="joint")
+        assert [c.image for c in first.candidates] != [c.image for c in known.candidates]
 
     def test_names_every_candidate(self, generator):
         found = list(generator.generate(requests(3)))

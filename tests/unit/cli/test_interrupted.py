@@ -12,7 +12,7 @@ import pytest
 from fashiondpo.contracts import RoundRecord
 from fashiondpo.storage.adapters import FolderAdapters
 from fashiondpo.storage.feedback import FolderFeedback
-from fashiondpo.training.trainer import read_metrics
+from fashiondpo.training.metrics import read_metrics
 from tests.smoke_assets import SMALL_RUN
 from tests.unit.cli.command_line import Finished, settings_file
 

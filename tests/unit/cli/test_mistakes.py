@@ -145,7 +145,7 @@ class TestWrongUse:
         ("command", "word"),
         [
             (("round", "--colour", "red"), "--colour"),
-            (("rounds",), "rounds"),
+            (("rouns",), "rouns"),
             (("round", "--rounds", 0), "--rounds"),
             (("--log-level", "loud", "data", "show"), "--log-level"),
             (("--threads", 0, "data", "show"), "--threads"),

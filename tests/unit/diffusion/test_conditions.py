@@ -22,6 +22,7 @@ from tests.tiny_models import TINY_SAMPLER, random_conditions
 LEGACY = TINY_SAMPLER.model_copy(update={"legacy_null_history": True})
 SUMMED = TINY_SAMPLER.model_copy(update={"mutual_reduction": "sum"})
 HALF = TINY_SAMPLER.model_copy(update={"state_dtype": "float16"})
+REF = f"{'a' * 64}.png"
 
 
 class CountingCatalogue:
@@ -175,12 +176,30 @@ class TestConditionEncoder:
         sentence = category_prompt(bundle.categories[blank.category_ids[2]])
         assert_close((made.prompt_embeds, made.null_prompt_embeds), tuple(bundle.encode_prompts([sentence, ""])))
 
-    def test_pictures_given_by_slot_come_before_the_catalogue(self, bundle, encoder, outfits, blank):
+    def test_given_pictures_stand_in_their_slots_among_the_catalogues_items(self, bundle, encoder, outfits, blank):
+        picture, outfit = white_image(32) // 3, blank.without(1).model_copy(update={"item_images": {1: REF}})
+        given = encoder.given_latents(outfit, {REF: picture})
+        assert_close(given[[0, 2]], encoded_alone(bundle, outfits, outfit.given_item_ids), rtol=1e-4, atol=1e-5)
+        assert torch.equal(given[1], bundle.encode_images([picture])[0])
+
+    def test_history_may_hold_pictures(self, bundle, encoder, outfits, blank):
         picture = white_image(32) // 3
-        given = encoder.given_latents(blank, {1: picture})
-        expected = encoded_alone(bundle, outfits, blank.given_item_ids)
-        assert_close(given[[0, 2]], expected[[0, 2]], rtol=1e-4, atol=1e-5)
-        assert_close(given[1], bundle.encode_images([picture])[0])
+        made = encoder.encode(blank, 2, (5, REF), TINY_SAMPLER, pictures={REF: picture}).history_latents
+        both = torch.cat([encoded_alone(bundle, outfits, (5,)), bundle.encode_images([picture])])
+        assert_close(made, both.mean(0), rtol=1e-4, atol=1e-5)
+
+    def test_names_a_picture_that_was_not_given(self, encoder, blank):
+        with pytest.raises(InvalidInput, match=f"the picture {REF} of a garment was not given"):
+            encoder.encode(blank, 2, (REF,), TINY_SAMPLER)
+
+    def test_refuses_a_picture_of_another_size(self, encoder, blank):
+        with pytest.raises(InvalidInput, match=r"must have shape \(32, 32, 3\), got \(31, 31, 3\)"):
+            encoder.encode(blank, 2, (REF,), TINY_SAMPLER, pictures={REF: white_image(31)})
+
+    def test_an_items_latents_do_not_depend_on_what_is_encoded_with_it(self, bundle, outfits):
+        alone, together = (ConditionEncoder(bundle, outfits.catalogue, outfits.categories) for _ in range(2))
+        together.item_latents(range(1, 9))
+        assert all(torch.equal(alone.item_latents([item]), together.item_latents([item])) for item in range(1, 9))
 
     def test_rounds_conditions_to_the_type_in_which_they_are_stored(self, encoder, history, blank):
         made = encoder.encode(blank, 2, history, HALF)

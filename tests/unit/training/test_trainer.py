@@ -19,8 +19,9 @@ from fashiondpo.diffusion.lora import load_adapter
 from fashiondpo.diffusion.sampling import Visit, replay_log_probs
 from fashiondpo.errors import Cancelled, Conflict, DataFileError, InvalidAdapter, InvalidInput, PolicyMismatch
 from fashiondpo.training.config import TrainSettings, paper_settings, step_settings
+from fashiondpo.training.metrics import read_metrics
 from fashiondpo.training.plan import plan_updates, random_steps
-from fashiondpo.training.trainer import PreferenceTrainer, read_metrics
+from fashiondpo.training.trainer import PreferenceTrainer
 from tests.tiny_models import TINY_SAMPLER, build_tiny_bundle, saved_tiny_bundle
 from tests.tiny_rounds import PAIRS, SETTINGS, preference_sets, recorded, same_weights, short_training
 

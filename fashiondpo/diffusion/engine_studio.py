@@ -1,0 +1,95 @@
+"""What becomes of an outfit before its first step and after its steps: conditions in, previews and pictures out."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch.nn import functional as F
+
+from fashiondpo.contracts import AdapterRef
+from fashiondpo.diffusion.conditions import ConditionEncoder, Conditions
+from fashiondpo.diffusion.engine_forward import Denoiser
+from fashiondpo.diffusion.engine_jobs import Job
+from fashiondpo.diffusion.engine_requests import EngineMetrics, FinishedSet
+from fashiondpo.diffusion.engine_rows import OutfitRun, SlotRun, StepPlan
+from fashiondpo.diffusion.model import DiFashion
+from fashiondpo.outfits.model import History, Image
+
+PREVIEW_PX = 128
+"""Side of previews, unless the pictures are smaller: their latents are averaged first, so decoding costs little."""
+
+
+class Studio:
+    """A bundle with what is known of items and users."""
+
+    def __init__(self, bundle: DiFashion, encoder: ConditionEncoder, history: History, metrics: EngineMetrics) -> None:
+        self.bundle, self.encoder, self.history, self._metrics = bundle, encoder, history, metrics
+
+    def begin(self, job: Job) -> OutfitRun:
+        """Encode the conditions of an outfit and draw where its candidates start; errors as in the encoder."""
+        request, task = job.painting.request, job.task
+        slots = [
+            SlotRun(
+                self.bundle,
+                self._conditions(job, slot),
+                seeds,
+                request.settings,
+                job.painting.plan,
+                is_joint=len(task.seeds) > 1,
+                has_previews=request.wants_previews,
+            )
+            for slot, seeds in zip(task.outfit.empty_slots, task.seeds, strict=True)
+        ]
+        return OutfitRun(self.bundle, slots, self.encoder.given_latents(task.outfit, task.pictures))
+
+    def _conditions(self, job: Job, slot: int) -> Conditions:
+        task = job.task
+        history = self.history if task.history is None else task.history.get(task.outfit.category_ids[slot], ())
+        settings = job.painting.request.settings
+        return self.encoder.encode(task.outfit, slot, history, settings, pictures=task.pictures)
+
+    def previews(self, slot: SlotRun) -> list[Image]:
+        """What the candidates would be if they were finished now, small."""
+        started = time.perf_counter()
+        latents = torch.stack([row.denoised for row in slot.rows if row.denoised is not None])
+        if (times := self.bundle.image_size // PREVIEW_PX) > 1:
+            latents = F.avg_pool2d(latents, times)
+        images = self.bundle.decode_latents(latents)
+        self._metrics.preview(len(images), time.perf_counter() - started)
+        return images
+
+    def finish(self, job: Job, index: int, adapter: AdapterRef) -> FinishedSet:
+        """Decode the candidates of one slot, the index-th of the outfit's empty ones."""
+        outfit, history = job.task.outfit, job.task.history
+        slot, run = outfit.empty_slots[index], job.slots[index]
+        trajectory = run.trajectory(self.bundle.digest, adapter)
+        return FinishedSet(
+            set_id=job.task.set_ids[index],
+            outfit=outfit,
+            slot=slot,
+            history=None if history is None else tuple(history.get(outfit.category_ids[slot], ())),
+            trajectory=trajectory,
+            images=tuple(self.bundle.decode_latents(trajectory.final_latents)),
+            adapter=adapter,
+        )
+
+    def warm_up(self, denoiser: Denoiser) -> float:
+        """Do once what every request needs; returns the seconds that a forward takes."""
+        null, prompt = self.encoder.null_latents, self.encoder.prompt_embeds(None)
+        slot = SlotRun(
+            self.bundle,
+            Conditions(prompt, prompt, null, null, null),
+            range(denoiser.capacity),
+            self.bundle.sampler,
+            StepPlan.of(self.bundle.schedule, 2),
+            is_joint=False,
+            has_previews=False,
+        )
+        denoiser.advance(slot.rows)
+        started = time.perf_counter()
+        denoiser.advance(slot.rows)
+        seconds = time.perf_counter() - started
+        denoiser.forget()
+        self.bundle.decode_latents(slot.states[:1, -1])
+        return seconds

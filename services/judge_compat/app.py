@@ -1,0 +1,37 @@
+"""Compatibility judge: VBPR behind HTTP. Logic: fashiondpo/judges/compatibility.py."""
+
+from __future__ import annotations
+
+import torch
+from fastapi import FastAPI
+
+from fashiondpo.judges.compatibility import CompatibilityJudge
+from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
+from fashiondpo.outfits.sources import load_data_set
+from fashiondpo.serving.judging import LoadedJudge, create_judge_app
+from fashiondpo.telemetry import Progress
+from services.judge_compat.settings import JudgeCompatSettings
+
+
+def create_app(settings: JudgeCompatSettings | None = None) -> FastAPI:
+    """The service; settings come from the environment unless given."""
+    settings = settings or JudgeCompatSettings()
+
+    def load(progress: Progress) -> LoadedJudge:
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        catalogue = load_data_set(settings.mini(settings.data_set, "catalogue")).catalogue
+        clip = settings.assets / "judges/clip" if settings.clip == "mini" else settings.clip
+        features = OpenClipFeatures.load(clip, settings.device, pretrained=settings.clip_pretrained)
+        items = CatalogueFeatures(features, catalogue, cache=settings.features_cache)
+        items.compute_all(progress)
+        vbpr = settings.mini(settings.vbpr, "judges/vbpr")
+        judge = CompatibilityJudge.load(vbpr, features, items, settings.device)
+        return LoadedJudge(judge, catalogue, sees_outfit=True)
+
+    return create_judge_app(
+        load,
+        settings,
+        title="FashionDPO compatibility judge",
+        description="Scores how well a candidate goes with the other garments of its outfit; higher is better.",
+    )

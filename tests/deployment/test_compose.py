@@ -1,0 +1,213 @@
+"""docker-compose.yml against the schema of Compose, against the settings, and against what a deployment must not do.
+
+No container engine runs here: that Docker itself starts these containers is not shown by tests.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from fashiondpo.serving.run import check_exposure
+from tests.deployment.composition import (
+    BUILT,
+    CPU,
+    GPU,
+    LISTENING,
+    OURS,
+    ROOT,
+    environment,
+    load,
+    plain,
+    settings_class,
+    variables,
+)
+
+BIN = Path(sys.executable).parent
+FILES = ("docker-compose.yml", "docker-compose.cpu.yml")
+STATE = "/var/lib/fashiondpo"
+SECRET_NAMES = re.compile(r"KEY|PASSWORD|SECRET|TOKEN", re.IGNORECASE)
+
+
+def seconds(duration: str) -> int:
+    return int(re.fullmatch(r"(\d+)s", duration)[1])
+
+
+def of_entry() -> set[str]:
+    """Settings that the images take from files."""
+    entry = (ROOT / "deploy/image/entry").read_text()
+    return set(re.search(r"for name in (.+); do", entry)[1].split())
+
+
+def own_volumes(name: str) -> list[str]:
+    """Named ones of a service; the rest belongs to the host."""
+    return [volume for volume in GPU["services"][name].get("volumes", []) if volume.split(":")[0] in GPU["volumes"]]
+
+
+def published(service: dict) -> list[str]:
+    """Where a service can be reached from outside, with nothing set in .env."""
+    return [next(iter(variables(port).values())) for port in service.get("ports", [])]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_compose_file_follows_the_schema(name, tmp_path):
+    file = tmp_path / name
+    file.write_text(json.dumps(plain(load(name))))
+    check = [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", file]
+    answer = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout
+
+
+@pytest.mark.parametrize("name", GPU["services"])
+class TestEveryContainer:
+    def test_says_whether_it_is_well_unless_it_answers_nobody(self, name):
+        assert GPU["services"][name]["healthcheck"].get("disable", False) == (name in OURS.keys() - LISTENING)
+
+    def test_is_started_again_when_it_ends(self, name):
+        assert GPU["services"][name]["restart"] == "unless-stopped"
+
+    def test_can_write_nothing_but_its_volumes_and_gains_no_rights(self, name):
+        service = GPU["services"][name]
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+
+    def test_does_not_fill_the_disk_with_its_log(self, name):
+        assert GPU["services"][name]["logging"]["options"].keys() == {"max-size", "max-file"}
+
+    def test_waits_only_for_what_can_say_that_it_is_well(self, name):
+        for awaited, how in GPU["services"][name].get("depends_on", {}).items():
+            assert how == {"condition": "service_healthy"}
+            assert "test" in GPU["services"][awaited]["healthcheck"]
+
+    def test_is_reached_through_loopback_only_unless_told_otherwise(self, name):
+        assert all(address.startswith("127.0.0.1:") for address in published(GPU["services"][name]))
+
+    def test_is_told_no_secret_but_where_its_file_is(self, name):
+        told = environment(GPU["services"][name])
+        open_secrets = {key for key in told if SECRET_NAMES.search(key) and not key.endswith("_FILE")}
+        assert open_secrets == set()
+        files = {value for key, value in told.items() if SECRET_NAMES.search(key)}
+        assert files == {f"/run/secrets/{secret}" for secret in GPU["services"][name].get("secrets", [])}
+
+
+@pytest.mark.parametrize(("name", "package"), OURS.items())
+class TestEveryServiceOfOurs:
+    def test_is_told_only_what_its_settings_know(self, name, package):
+        settings = settings_class(package)
+        prefix = settings.model_config["env_prefix"]
+        known = {f"{prefix}{field.upper()}" for field in settings.model_fields}
+        known |= {f"{setting}_FILE" for setting in of_entry() & known}
+        assert set(environment(GPU["services"][name])) <= known
+
+    def test_keeps_what_it_keeps_in_folders_that_its_image_has(self, name, package):
+        made = set(re.findall(r"/image/state/(\w+)", (ROOT / "deploy/image/install-torch").read_text()))
+        targets = {volume.split(":")[-1 if volume.count(":") == 1 else 1] for volume in own_volumes(name)}
+        assert targets <= {f"{STATE}/{folder}" for folder in made}
+
+    def test_finds_every_folder_that_it_is_told_in_a_volume(self, name, package):
+        targets = [volume.split(":")[1] for volume in own_volumes(name)]
+        told = [value for value in environment(GPU["services"][name]).values() if value.startswith(STATE)]
+        assert [value for value in told if not any(value.startswith(target) for target in targets)] == []
+
+    def test_has_time_to_finish_what_it_has_accepted(self, name, package):
+        longest = settings_class(package).model_fields["shutdown_timeout_s"].default
+        assert seconds(GPU["services"][name]["stop_grace_period"]) > longest
+
+    def test_computes_on_the_cpu_without_reserving_a_gpu_in_the_cpu_variant(self, name, package):
+        service = CPU["services"][name]
+        assert "deploy" not in service
+        assert {value for key, value in service["environment"].items() if key.endswith("_DEVICE")} <= {"cpu"}
+        assert service["image"].endswith("-cpu")
+
+    def test_reserves_a_gpu_where_it_computes_on_one(self, name, package):
+        service = GPU["services"][name]
+        has_gpu = "gpu" in str(service.get("deploy", {}))
+        assert has_gpu == ("cuda" in environment(service).values())
+
+
+@pytest.mark.parametrize(("name", "package"), LISTENING.items())
+def test_a_service_starts_with_what_it_is_told_and_asks_for_keys(name, package, monkeypatch, tmp_path):
+    keys = tmp_path / "api_keys"
+    keys.write_text(f"operator:admin:sha256-{'0' * 64}")
+    prefix = settings_class(package).model_config["env_prefix"]
+    for variable, value in environment(GPU["services"][name]).items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv(f"{prefix}API_KEYS_FILE", str(keys))
+    settings = settings_class(package)()
+    assert not settings.is_loopback
+    assert settings.key_ring()
+    check_exposure(settings)
+
+
+class TestImages:
+    @pytest.mark.parametrize("name", BUILT)
+    def test_are_built_for_the_service_in_either_variant(self, name):
+        gpu, cpu = (composition["services"][name]["build"]["args"] for composition in (GPU, CPU))
+        assert gpu["SERVICE"] == cpu["SERVICE"] == name
+        assert variables(gpu["TORCH_VARIANT"]) == {"TORCH_VARIANT": "cuda"}
+        assert cpu["TORCH_VARIANT"] == "cpu"
+
+    def test_are_told_only_what_the_dockerfile_asks(self):
+        asked = set(re.findall(r"^ARG (\w+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+        told = {arg for service in CPU["services"].values() for arg in service.get("build", {}).get("args", {})}
+        assert told <= asked
+
+    @pytest.mark.parametrize("composition", [GPU, CPU], ids=["gpu", "cpu"])
+    def test_of_trainer_worker_and_beat_are_the_same(self, composition):
+        assert len({composition["services"][name]["image"] for name in ("trainer", "worker", "beat")}) == 1
+
+
+class TestRedis:
+    def test_loses_at_most_a_second_and_forgets_nothing_for_want_of_memory(self):
+        command = GPU["services"]["redis"]["command"]
+        options = dict(zip(command[1::2], command[2::2], strict=True))
+        assert options["--appendonly"] == "yes"
+        assert options["--appendfsync"] == "everysec"
+        assert options["--maxmemory-policy"] == "noeviction"
+
+    def test_is_reached_by_those_that_keep_records_only(self):
+        assert GPU["networks"]["store"]["internal"]
+        assert GPU["services"]["redis"]["networks"] == ["store"]
+        assert {n for n, s in GPU["services"].items() if "store" in s["networks"]} == {
+            "redis", "generator", "trainer", "worker", "beat",
+        }  # fmt: skip
+
+    def test_is_awaited_by_all_who_are_told_its_address(self):
+        told = {name for name in OURS if any(k.endswith("REDIS_URL") for k in environment(GPU["services"][name]))}
+        assert told == {name for name in OURS if "redis" in GPU["services"][name].get("depends_on", {})}
+
+
+class TestAddresses:
+    def test_that_the_trainer_is_told_are_those_of_the_services(self):
+        told = environment(GPU["services"]["trainer"])
+        urls = [told["TRAINER_GENERATOR_URL"], *json.loads(told["TRAINER_JUDGE_URLS"])]
+        listening = {}
+        for name in ("generator", "judge-quality", "judge-compat", "judge-personal"):
+            own = environment(GPU["services"][name])
+            prefix = settings_class(OURS[name]).model_config["env_prefix"]
+            listening[name] = int(own[f"{prefix}PORT"])
+        assert {urlsplit(url).hostname: urlsplit(url).port for url in urls} == listening
+
+    def test_outside_are_the_generator_the_trainer_and_the_monitoring(self):
+        open_to_the_host = {name for name, service in GPU["services"].items() if published(service)}
+        assert open_to_the_host == {"generator", "trainer", "prometheus", "grafana"}
+
+    def test_of_the_monitoring_are_there_only_when_it_is_asked_for(self):
+        assert {n for n, s in GPU["services"].items() if s.get("profiles") == ["monitoring"]} == {
+            "prometheus",
+            "grafana",
+        }
+
+
+class TestNames:
+    def test_of_volumes_networks_and_secrets_are_all_declared_and_all_used(self):
+        services = GPU["services"].values()
+        volumes = {volume.split(":")[0] for service in services for volume in service.get("volumes", [])}
+        assert {name for name in volumes if name.isidentifier()} == set(GPU["volumes"])
+        assert {name for service in services for name in service["networks"]} == set(GPU["networks"])
+        assert {name for service in services for name in service.get("secrets", [])} == set(GPU["secrets"])
