@@ -69,7 +69,7 @@ up: install ## Start generator, judges, trainer, worker and Valkey on this machi
 
 .PHONY: rounds
 rounds: install ## Five rounds in sequence, the report of the last, and the curves over all
-	$(BIN)/fashiondpo round --run runs/rounds --rounds 5 --outfits 500
+	$(BIN)/fashiondpo round --run runs/rounds --rounds 5
 	$(BIN)/fashiondpo curve --run runs/rounds
 	@echo "Open runs/rounds/report.html; the curves are runs/rounds/rounds-*.png, the figures report.json and rounds.json"
 
