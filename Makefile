@@ -74,6 +74,12 @@ images: install ## Build the services' images for the CPU, without Docker, and r
 	deploy/build-images
 	$(BIN)/pytest -m slow $(PYTEST_ARGS) tests/deployment/test_running_images.py
 
+.PHONY: rounds
+rounds: install ## Five rounds in sequence, the report of the last, and the curves over all
+	$(BIN)/fashiondpo round --run runs/rounds --rounds 5
+	$(BIN)/fashiondpo curve --run runs/rounds
+	@echo "Open runs/rounds/report.html; the curves are runs/rounds/rounds-*.png, the figures report.json and rounds.json"
+
 .PHONY: assets
 assets: install $(FASHION_MNIST) ## Train the mini models again, from Fashion-MNIST to assets/mini
 	$(BIN)/fashiondpo pretrain --preset mini --fashion-mnist $(FASHION_MNIST) --out assets/mini

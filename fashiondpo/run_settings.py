@@ -23,7 +23,7 @@ MINI_ASSETS = Path(__file__).resolve().parent.parent / "assets" / "mini"
 class RunSettings(Frozen):
     """Sizes and hyper-parameters of a round and of its evaluation."""
 
-    outfits: int = Field(100, ge=1, description="Of the training split, to learn from.")
+    outfits: int = Field(200, ge=1, description="Of the training split, to learn from.")
     candidates: int = Field(7, ge=2, description="Per outfit.")
     gate_outfits: int = Field(60, ge=1, description="Of the validation split, on which the gate decides.")
     report_outfits: int = Field(120, ge=1, description="Of the test split, for the report alone.")

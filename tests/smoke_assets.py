@@ -34,7 +34,7 @@ SMALL_RUN = RunSettings(
     report_outfits=3,
     sampler=SHORT_SAMPLER,
     training=TrainSettings(
-        learning_rate=1e-2, outfits_per_update=2, steps_per_outfit=2, visits_per_forward=4, checkpoint_every=1
+        learning_rate=1e-2, passes=1, outfits_per_update=2, steps_per_outfit=2, visits_per_forward=4, checkpoint_every=1
     ),
 )
 """A round of seconds; three validation outfits are too few for the gate, so its adapter is refused."""

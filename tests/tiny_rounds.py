@@ -25,7 +25,16 @@ from tests.tiny_models import TINY_SAMPLER
 SLOTS = (0, 1, 5, 8)
 ITEMS = 40
 PAIRS = ((0, 1), (0, 2), (1, 2))
-SETTINGS = TrainSettings(outfits_per_update=2, steps_per_outfit=2, passes=2, checkpoint_every=2, learning_rate=1e-2)
+SETTINGS = TrainSettings(
+    objective="d3po",
+    beta=0.1,
+    outfits_per_update=2,
+    steps_per_outfit=2,
+    passes=2,
+    checkpoint_every=2,
+    learning_rate=1e-2,
+    rate_decay="none",
+)
 HISTORY = History({user: dict.fromkeys(SLOTS, (user, user + 4)) for user in range(4)})
 
 

@@ -9,6 +9,7 @@ import typer
 from fashiondpo.cli import adapters, data, rounds, stages
 from fashiondpo.cli.complete import complete
 from fashiondpo.cli.demo import demo
+from fashiondpo.cli.experiment import curve, experiment
 from fashiondpo.cli.pretrain import pretrain
 from fashiondpo.cli.services import up
 from fashiondpo.telemetry import configure_logging
@@ -31,6 +32,8 @@ app.command()(stages.train)
 app.command()(stages.gate)
 app.command()(stages.evaluate)
 app.command("round")(stages.round_)
+app.command()(curve)
+app.command()(experiment)
 app.command()(up)
 app.command()(demo)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 BRANCHES = 4
@@ -27,11 +28,25 @@ def guide(branches: Tensor, scales: Tensor) -> Tensor:
         raise ValueError(f"expected {BRANCHES} branches, got {branches.shape[0]}")
     if scales.shape != (branches.shape[1], 3):
         raise ValueError(f"expected scales of shape ({branches.shape[1]}, 3), got {tuple(scales.shape)}")
-    category, mutual, history = (s.view(-1, *[1] * (branches.ndim - 2)) for s in scales.to(branches.dtype).unbind(1))
-    none, with_category, with_mutual, with_all = branches.unbind(0)
-    return (
-        none
-        + category * (with_category - none)
-        + mutual * (with_mutual - with_category)
-        + history * (with_all - with_mutual)
-    )
+    return weighted_sum(branches, branch_weights(scales))
+
+
+def branch_weights(scales: Tensor) -> Tensor:
+    """How much each branch counts in the guidance sum, (4, n): 1 - s_c, s_c - s_m, s_m - s_h, s_h.
+
+    A branch that no row gives any weight need not be computed: with equal scales of two conditions there is one.
+
+    Args:
+        scales: (n, 3): category, mutual, history.
+    """
+    category, mutual, history = scales.unbind(1)
+    return torch.stack([1 - category, category - mutual, mutual - history, history])
+
+
+def weighted_sum(branches: Tensor, weights: Tensor) -> Tensor:
+    """Sum over the first axis: branches (b, n, c, h, w), weights (b, n), result (n, c, h, w)."""
+    weights = weights.to(branches.dtype).view(*weights.shape, *[1] * (branches.ndim - 2))
+    total = weights[0] * branches[0]
+    for branch, weight in zip(branches[1:], weights[1:], strict=True):
+        total = total + weight * branch
+    return total

@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from fashiondpo.contracts import AdapterRef, SamplerSettings
+from fashiondpo.contracts import AdapterRef, GuidanceScales, SamplerSettings
 from fashiondpo.diffusion.conditions import (
     ConditionRows,
     Conditions,
@@ -18,14 +18,14 @@ from fashiondpo.diffusion.conditions import (
     reduced_latents,
 )
 from fashiondpo.diffusion.ddim import NoiseSchedule, ddim_transition, predicted_epsilon, transition_log_prob
-from fashiondpo.diffusion.guidance import BRANCHES, guide
+from fashiondpo.diffusion.guidance import BRANCHES, branch_weights, weighted_sum
 from fashiondpo.diffusion.model import DiFashion
 from fashiondpo.diffusion.trajectory import Trajectory, stored_dtype
 from fashiondpo.errors import Cancelled, InvalidInput
 from fashiondpo.telemetry import Progress, no_progress
 
 ROWS_PER_FORWARD = 56
-"""Rows denoised together unless told otherwise; each takes four branches through the UNet."""
+"""Rows denoised together unless told otherwise; each takes up to four branches through the UNet."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,12 @@ class SlotTask:
 
 
 def guided_epsilon(
-    unet: UNet2DConditionModel, schedule: NoiseSchedule, latents: Tensor, timesteps: Tensor, rows: ConditionRows
+    unet: UNet2DConditionModel,
+    schedule: NoiseSchedule,
+    latents: Tensor,
+    timesteps: Tensor,
+    rows: ConditionRows,
+    used: Sequence[int] = tuple(range(BRANCHES)),
 ) -> Tensor:
     """Predicted noise under guidance, for rows that may be at different timesteps.
 
@@ -47,6 +52,8 @@ def guided_epsilon(
         latents: (n, c, h, w).
         timesteps: (n,) int64.
         rows: conditions of the n rows.
+        used: branches to compute; those left out must have no weight for any row. All where rows of other requests, with
+            other scales, share the forward: the last bits of a result depend on how many branches there are.
 
     Returns:
         (n, c, h, w), float32.
@@ -55,20 +62,27 @@ def guided_epsilon(
     without = mixed_latents(latents, rows.null_latents, rows.mutual_weight)
     with_mutual = mixed_latents(latents, rows.mutual_latents, rows.mutual_weight)
     null, history = rows.null_latents, rows.history_latents
-    # the same four branches and the same order as in `guide`
-    inputs = torch.cat(
-        [
-            torch.cat([without, without, with_mutual, with_mutual]),
-            torch.cat([null, null, null, history]),
-        ],
-        dim=1,
-    ).to(unet.dtype)
     no_prompt, prompt = rows.prompt_embeds
-    prompts = torch.cat([no_prompt, prompt, prompt, prompt]).to(unet.dtype)
-    output: Tensor = unet(inputs, timesteps.repeat(BRANCHES), prompts).sample
-    guided = guide(output.float().view(BRANCHES, count, *latents.shape[1:]), rows.scales)
+    # the same four branches and the same order as in `guide`
+    branches = (
+        (without, null, no_prompt),
+        (without, null, prompt),
+        (with_mutual, null, prompt),
+        (with_mutual, history, prompt),
+    )
+    mixed, beside, prompts = (torch.cat([branches[branch][part] for branch in used]) for part in range(3))
+    inputs = torch.cat([mixed, beside], dim=1).to(unet.dtype)
+    output: Tensor = unet(inputs, timesteps.repeat(len(used)), prompts.to(unet.dtype)).sample
+    weights = branch_weights(rows.scales)[list(used)]
+    guided = weighted_sum(output.float().view(len(used), count, *latents.shape[1:]), weights)
     alpha = schedule.alphas[timesteps.cpu()].to(latents.device, torch.float32)
     return predicted_epsilon(guided, latents, alpha, schedule.prediction_type)
+
+
+def needed_branches(guidance: GuidanceScales) -> tuple[int, ...]:
+    """The branches that have a weight under these scales; where two scales agree, one has none."""
+    weights = branch_weights(torch.tensor([[guidance.category, guidance.mutual, guidance.history]]))
+    return tuple(branch for branch, weight in enumerate(weights.flatten().tolist()) if weight != 0)
 
 
 def denoising_transition(
@@ -80,7 +94,7 @@ def denoising_transition(
     settings: SamplerSettings,
 ) -> tuple[Tensor, Tensor]:
     """Mean (n, c, h, w) and standard deviation (n,) of each row's next latents under this UNet."""
-    epsilon = guided_epsilon(unet, schedule, latents, timesteps, rows)
+    epsilon = guided_epsilon(unet, schedule, latents, timesteps, rows, needed_branches(settings.guidance))
     alpha, alpha_next = schedule.step_alphas(timesteps.cpu(), settings.num_inference_steps)
     return ddim_transition(latents, epsilon, alpha.to(latents.device), alpha_next.to(latents.device), settings.ddim_eta)
 

@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
+from fashiondpo.contracts import Interval
 from fashiondpo.errors import InvalidInput
 from fashiondpo.evaluation.statistics import Floats
 
@@ -37,8 +38,9 @@ class Curve:
 CURVES: Mapping[str, Curve] = {
     "loss": Curve(
         "Loss",
-        "Starts at 0.693, where an adapter stays that learns nothing (dotted). A small β keeps it near there even when "
-        "training works, so look at the other curves too.",
+        "Of pairwise objectives: starts at 0.693, where an adapter stays that learns nothing (dotted); a small β keeps it "
+        "near there even when training works. Of diffusion_nft: a denoising error, which the noise drawn decides more than "
+        "anything learned. So look at the other curves too.",
         math.log(2),
     ),
     "implicit_accuracy": Curve(
@@ -129,7 +131,7 @@ def training_curve(rows: Sequence[Mapping[str, float]], name: str) -> bytes:
     if steps.size == 0:
         raise InvalidInput(f"the training log has no finite value of {name!r}")
     canvas, axes = _chart()
-    if name in CURVES:
+    if name in CURVES and _is_in_reach(CURVES[name].neutral, values):
         axes.axhline(CURVES[name].neutral, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
     axes.plot(steps, values, color=AFTER, linewidth=0.8, alpha=0.28)
     axes.plot(steps, running_mean(values, max(1, values.size // 12)), color=AFTER, linewidth=1.9)
@@ -137,6 +139,39 @@ def training_curve(rows: Sequence[Mapping[str, float]], name: str) -> bytes:
     axes.grid(axis="y", color=HAIRLINE, linewidth=0.7)
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.01, y=0.12)
+    return _png(canvas)
+
+
+def _is_in_reach(neutral: float, values: Floats) -> bool:
+    """Whether the line can be drawn without squeezing the values; another objective's loss lies elsewhere."""
+    return neutral == 0 or bool(values.min() <= 2 * neutral and values.max() >= neutral / 2)
+
+
+def round_curve(changes: Sequence[Interval], *, unit: str) -> bytes:
+    """A figure's change against the first policy after 1, 2, … rounds, with its intervals, as a PNG file.
+
+    Args:
+        changes: one per round.
+        unit: what the vertical axis counts.
+
+    Raises:
+        InvalidInput: if there is no round.
+    """
+    if not changes:
+        raise InvalidInput("a curve over rounds needs at least one round")
+    canvas, axes = _chart()
+    rounds = np.arange(len(changes) + 1)
+    means, lows, highs = (
+        np.array([0.0, *(getattr(change, name) for change in changes)]) for name in ("mean", "low", "high")
+    )
+    axes.axhline(0, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
+    axes.fill_between(rounds, lows, highs, color=AFTER, alpha=0.18, linewidth=0)
+    axes.plot(rounds, means, color=AFTER, linewidth=1.9, marker="o", markersize=3.5)
+    axes.xaxis.set_major_locator(MaxNLocator(len(changes), integer=True))
+    axes.set_xlabel("rounds", color=MUTED, fontsize=8, loc="right")
+    axes.set_ylabel(unit, color=MUTED, fontsize=8)
+    axes.grid(axis="y", color=HAIRLINE, linewidth=0.7)
+    axes.spines["left"].set_visible(False)
     return _png(canvas)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -103,6 +104,64 @@ def diffusion_dpo_loss(
         raise ValueError(f"beta must be positive, got {beta}")
     chosen, rejected = chosen_error - chosen_reference_error, rejected_error - rejected_reference_error
     return -F.logsigmoid(-beta * (chosen - rejected))
+
+
+def win_shares(pairs: Sequence[tuple[int, int]], candidates: int) -> Tensor:
+    """How the candidates of one outfit did in their comparisons: 1/2 + (won - lost) / (2 (K - 1)), shape (candidates,).
+
+    1 has won against every other, 0 lost against every other, and one that was never compared has 1/2. Their mean is 1/2.
+
+    Args:
+        pairs: (chosen, rejected) positions.
+        candidates: K, at least 2.
+
+    Raises:
+        ValueError: if there are fewer than two candidates.
+
+    Source: Copeland's score, scaled to 0…1; in DiffusionNFT (arXiv:2509.16117) the place of the optimality probability r.
+    """
+    if candidates < 2:
+        raise ValueError(f"comparisons need at least two candidates, got {candidates}")
+    score = torch.zeros(candidates)
+    for chosen, rejected in pairs:
+        score[chosen] += 1
+        score[rejected] -= 1
+    return 0.5 + score / (2 * (candidates - 1))
+
+
+def diffusion_nft_loss(
+    prediction: Tensor, reference_prediction: Tensor, target: Tensor, win_share: Tensor, *, beta: float
+) -> Tensor:
+    """Loss of finished pictures at one noise level each: towards what won, away from what lost.
+
+    r |p+ - y|^2 + (1 - r) |p- - y|^2, where p+ = q + beta (p - q) and p- = q - beta (p - q) are the policy's prediction p
+    and its mirror image in the reference's prediction q. Both are anchored at the reference, so there is no ratio to clip.
+
+    Args:
+        prediction, reference_prediction: of the noised pictures, (n, c, h, w).
+        target: what a perfect prediction would be, (n, c, h, w).
+        win_share: r, in 0…1, shape (n,).
+        beta: pull towards the reference; larger stays closer.
+
+    Returns:
+        Mean over elements, shape (n,).
+
+    Raises:
+        ValueError: if the shapes do not go together or beta is not positive.
+
+    Source: the objective of DiffusionNFT (arXiv:2509.16117), with r from comparisons instead of a reward.
+    """
+    if not prediction.shape == reference_prediction.shape == target.shape or win_share.shape != target.shape[:1]:
+        shapes = (prediction, reference_prediction, target, win_share)
+        raise ValueError(
+            f"predictions and win shares differ in shape: {', '.join(str(tuple(x.shape)) for x in shapes)}"
+        )
+    if beta <= 0:
+        raise ValueError(f"beta must be positive, got {beta}")
+    moved = beta * (prediction - reference_prediction)
+    towards = (reference_prediction + moved - target).pow(2).flatten(1).mean(1)
+    away = (reference_prediction - moved - target).pow(2).flatten(1).mean(1)
+    return win_share * towards + (1 - win_share) * away
 
 
 def kl_estimate(log_ratio: Tensor) -> Tensor:

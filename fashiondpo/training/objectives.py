@@ -12,14 +12,18 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from fashiondpo.diffusion.conditions import mixed_latents
+from fashiondpo.diffusion.ddim import PredictionType
 from fashiondpo.diffusion.lora import POLICY
 from fashiondpo.diffusion.model import DiFashion
 from fashiondpo.diffusion.sampling import Visit, replay_log_probs, visit_conditions
 from fashiondpo.training.config import TrainSettings
-from fashiondpo.training.loss import d3po_loss, diffusion_dpo_loss, kl_estimate
+from fashiondpo.training.loss import d3po_loss, diffusion_dpo_loss, diffusion_nft_loss, kl_estimate, win_shares
 
 REFERENCE = "reference"
 """PEFT's name of the frozen parent adapter, where an objective must run the reference policy again."""
+
+MAX_ERROR_WEIGHT = 5.0
+"""Of noise prediction; the gamma of min-SNR (arXiv:2303.09556)."""
 
 Pairs = Sequence[tuple[int, int]]
 
@@ -29,7 +33,7 @@ class VisitLosses:
     """Losses of all pairs of some visits, and what tells whether they mean anything.
 
     Attributes:
-        loss: per pair, (p,).
+        loss: per pair, (p,); for diffusion_nft per candidate, (n,).
         is_right: whether the policy already prefers the chosen one more than the reference does, (p,).
         margin: log-ratio of the chosen minus that of the rejected, (p,), nats per latent element.
         is_clipped: whether a clip stops the gradient of either half, (p,).
@@ -65,7 +69,14 @@ def visit_losses(
     """
     if settings.objective == "d3po":
         return _d3po(bundle, visits, pairs, settings)
-    return _diffusion_dpo(bundle, visits, pairs, settings, noise_keys)
+    if settings.objective == "diffusion_dpo":
+        return _diffusion_dpo(bundle, visits, pairs, settings, noise_keys)
+    return _diffusion_nft(bundle, visits, pairs, settings, noise_keys)
+
+
+def loss_terms(pairs: Pairs, candidates: int, settings: TrainSettings) -> int:
+    """How many losses a visit has: one per pair, or for diffusion_nft one per candidate."""
+    return candidates if settings.objective == "diffusion_nft" else len(pairs)
 
 
 def _d3po(bundle: DiFashion, visits: Sequence[Visit], pairs: Sequence[Pairs], settings: TrainSettings) -> VisitLosses:
@@ -97,10 +108,10 @@ def _diffusion_dpo(
     noise_keys: Sequence[tuple[int, int, int]],
 ) -> VisitLosses:
     candidates = [visit.trajectory.num_candidates for visit in visits]
-    inputs = _noised(bundle, visits, noise_keys)
+    noised = _noised(bundle, visits, noise_keys)
     with torch.no_grad(), reference_policy(bundle.unet):
-        reference = torch.split(inputs.errors(bundle.unet), candidates)
-    policy = torch.split(inputs.errors(bundle.unet), candidates)
+        reference = torch.split(noised.errors(noised.predictions(bundle.unet)), candidates)
+    policy = torch.split(noised.errors(noised.predictions(bundle.unet)), candidates)
     chosen, rejected = _gathered(policy, pairs)
     chosen_reference, rejected_reference = _gathered(reference, pairs)
     loss = diffusion_dpo_loss(chosen, chosen_reference, rejected, rejected_reference, beta=settings.beta)
@@ -109,22 +120,54 @@ def _diffusion_dpo(
     return VisitLosses(loss, margin > 0, margin, torch.zeros_like(margin, dtype=torch.bool), distance)
 
 
+def _diffusion_nft(
+    bundle: DiFashion,
+    visits: Sequence[Visit],
+    pairs: Sequence[Pairs],
+    settings: TrainSettings,
+    noise_keys: Sequence[tuple[int, int, int]],
+) -> VisitLosses:
+    candidates = [visit.trajectory.num_candidates for visit in visits]
+    noised = _noised(bundle, visits, noise_keys)
+    with torch.no_grad(), reference_policy(bundle.unet):
+        reference = noised.predictions(bundle.unet)
+    policy = noised.predictions(bundle.unet)
+    shares = torch.cat([win_shares(p, count) for p, count in zip(pairs, candidates, strict=True)]).to(bundle.device)
+    loss = noised.weights * diffusion_nft_loss(policy, reference, noised.target, shares, beta=settings.beta)
+    with torch.no_grad():
+        saved = noised.weights * (noised.errors(reference) - noised.errors(policy))
+        chosen, rejected = _gathered(torch.split(saved, candidates), pairs)
+        distance = noised.weights * (policy - reference).pow(2).flatten(1).mean(1)
+    margin = chosen - rejected
+    return VisitLosses(loss, margin > 0, margin, torch.zeros_like(margin, dtype=torch.bool), distance)
+
+
 @dataclass(frozen=True)
 class _NoisedBatch:
     """Finished latents, noised to one random level per visit; candidates of a visit share level and noise.
 
     Shared noise, because candidates are compared with each other and should differ in nothing else.
+
+    Attributes:
+        inputs, timesteps, prompts: of the fully conditioned prediction.
+        target: what it should be, (n, c, h, w).
+        weights: what turns a squared error of the prediction into one of the denoised latents, (n,).
     """
 
     inputs: Tensor
     timesteps: Tensor
     prompts: Tensor
     target: Tensor
+    weights: Tensor
 
-    def errors(self, unet: UNet2DConditionModel) -> Tensor:
-        """Mean squared error of the fully conditioned prediction, (n,)."""
+    def predictions(self, unet: UNet2DConditionModel) -> Tensor:
+        """The fully conditioned prediction, (n, c, h, w), float32."""
         output: Tensor = unet(self.inputs, self.timesteps, self.prompts).sample
-        return (output.float() - self.target).pow(2).flatten(1).mean(1)
+        return output.float()
+
+    def errors(self, predictions: Tensor) -> Tensor:
+        """Mean squared errors, (n,)."""
+        return (predictions - self.target).pow(2).flatten(1).mean(1)
 
 
 def _noised(bundle: DiFashion, visits: Sequence[Visit], noise_keys: Sequence[tuple[int, int, int]]) -> _NoisedBatch:
@@ -152,7 +195,23 @@ def _noised(bundle: DiFashion, visits: Sequence[Visit], noise_keys: Sequence[tup
         timesteps=timesteps.to(bundle.device),
         prompts=torch.stack([c.prompt_embeds for c in conditions]).to(bundle.device, bundle.unet.dtype),
         target=target,
+        weights=denoised_error_weights(alpha.flatten(), bundle.schedule.prediction_type),
     )
+
+
+def denoised_error_weights(alpha: Tensor, prediction_type: PredictionType) -> Tensor:
+    """What turns a squared error of the prediction into one of the denoised latents, (n,): 1 - a, or (1 - a) / a.
+
+    For noise prediction it is held below 5, as the published training holds its weights: at the noisiest levels it would
+    be above 200.
+
+    Args:
+        alpha: signal share, (n,).
+        prediction_type: what the network predicts.
+    """
+    if prediction_type == "v_prediction":
+        return 1 - alpha
+    return ((1 - alpha) / alpha).clamp(max=MAX_ERROR_WEIGHT)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from fashiondpo.telemetry import Progress, no_progress
 from fashiondpo.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fashiondpo.training.config import TrainSettings
 from fashiondpo.training.metrics import METRICS_FILE, read_metrics
-from fashiondpo.training.objectives import REFERENCE, VisitLosses, visit_losses
+from fashiondpo.training.objectives import REFERENCE, VisitLosses, loss_terms, visit_losses
 from fashiondpo.training.plan import Update, plan_updates, random_steps
 
 
@@ -110,6 +110,12 @@ class PreferenceTrainer:
         """Whether all updates are done."""
         return self.updates_done == len(self.plan)
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the next update."""
+        rate = self.settings.learning_rate
+        return rate if self.settings.rate_decay == "none" else rate * (1 - self.updates_done / len(self.plan))
+
     def run(
         self,
         *,
@@ -152,7 +158,7 @@ class PreferenceTrainer:
         if parent is None:
             return add_adapter(unet, rank=self.settings.rank, seed=self.settings.seed)
         parameters = load_adapter(unet, parent, digest)
-        if self.settings.objective == "diffusion_dpo":
+        if self.settings.objective != "d3po":  # which alone has the reference's figures on record
             load_adapter(unet, parent, digest, name=REFERENCE)
             unet.set_adapter(POLICY)
             parameters = adapter_parameters(unet)
@@ -162,7 +168,10 @@ class PreferenceTrainer:
         started = time.perf_counter()
         positions = dict.fromkeys(position for position, _ in update.visits)  # each is read once, however many steps
         trajectories = {position: self._checked(self.sets[position]) for position in positions}
-        pair_count = sum(len(self.sets[position].pairs) for position, _ in update.visits)
+        terms = sum(
+            loss_terms(self.sets[position].pairs, trajectories[position].num_candidates, self.settings)
+            for position, _ in update.visits
+        )
         self.optimizer.zero_grad()
         parts: list[VisitLosses] = []
         size = self.settings.visits_per_forward
@@ -173,7 +182,7 @@ class PreferenceTrainer:
             # a generator per position, so that noise does not depend on how visits are split into forwards
             noise_keys = [(self.settings.seed, self.updates_done, start + i) for i in range(len(some))]
             losses = visit_losses(self.bundle, visits, pairs, self.settings, noise_keys)
-            (losses.loss.sum() / pair_count).backward()  # type: ignore[no-untyped-call]
+            (losses.loss.sum() / terms).backward()  # type: ignore[no-untyped-call]
             parts.append(losses.detached())
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
         if not bool(torch.isfinite(norm)):
@@ -181,6 +190,8 @@ class PreferenceTrainer:
                 f"the gradient of update {self.updates_done + 1} is not finite: lower the learning rate, or raise beta; "
                 "the adapter of the last checkpoint is kept"
             )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
         self.optimizer.step()
         return _figures(parts, float(norm), time.perf_counter() - started)
 

@@ -26,3 +26,19 @@ def diffusion_dpo(chosen, chosen_reference, rejected, rejected_reference, beta):
     strength = np.exp(beta * (np.asarray(chosen_reference, float) - np.asarray(chosen, float)))
     other = np.exp(beta * (np.asarray(rejected_reference, float) - np.asarray(rejected, float)))
     return -np.log(strength / (strength + other))
+
+
+def win_shares(pairs, candidates):
+    """A table of who beat whom, read row by row: a win counts 1, no decision 1/2, a defeat 0."""
+    table = np.full((candidates, candidates), 0.5)
+    for chosen, rejected in pairs:
+        table[chosen, rejected], table[rejected, chosen] = 1, 0
+    return (table.sum(1) - 0.5) / (candidates - 1)
+
+
+def diffusion_nft(prediction, reference, target, win_share, beta):
+    """The two squares multiplied out: reference error + step length + twice the step along what the candidate teaches."""
+    rows = [np.asarray(x, float).reshape(len(win_share), -1) for x in (prediction, reference, target)]
+    step, error = beta * (rows[0] - rows[1]), rows[1] - rows[2]
+    lean = 2 * np.asarray(win_share, float) - 1
+    return (error**2).mean(1) + (step**2).mean(1) + 2 * lean * (step * error).mean(1)

@@ -41,7 +41,15 @@ from tests.tiny_models import TINY_SAMPLER, build_tiny_bundle, random_adapter, s
 from tests.tiny_rounds import HISTORY, SLOTS, Squares, blanks, same_weights
 
 CANDIDATES = 4
-LEARN = TrainSettings(learning_rate=1e-2, passes=4, steps_per_outfit=None, outfits_per_update=4, beta=1.0)
+LEARN = TrainSettings(
+    objective="d3po",
+    rate_decay="none",
+    learning_rate=1e-2,
+    passes=4,
+    steps_per_outfit=None,
+    outfits_per_update=4,
+    beta=1.0,
+)
 QUALITY_ALONE = PreferenceSettings(weights={"quality": 1.0})
 
 

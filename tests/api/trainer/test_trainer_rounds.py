@@ -42,13 +42,13 @@ class TestStartingARound:
 
     def test_without_wishes_takes_the_defaults(self, api):
         settings = api.train({})["record"]["settings"]
-        assert (settings["outfits"], settings["candidates"], settings["gate_outfits"]) == (100, 7, 60)
-        assert settings["training"]["clip_sides"] == "one"
+        assert (settings["outfits"], settings["candidates"], settings["gate_outfits"]) == (200, 7, 60)
+        assert settings["training"]["objective"] == "diffusion_nft"
 
     def test_in_paper_mode_follows_the_published_procedure(self, api):
         settings = api.train({"mode": "paper"})["record"]["settings"]
         assert settings["preferences"]["mode"] == "paper"
-        assert settings["training"]["is_accumulated"] is False
+        assert (settings["training"]["objective"], settings["training"]["is_accumulated"]) == ("d3po", False)
 
     def test_changes_only_what_the_request_names(self, api):
         asked = {
@@ -77,7 +77,7 @@ class TestRequestThatCouldNeverBeFinished:
     @pytest.mark.parametrize(
         ("asked", "reason"),
         [
-            ({"outfits": 121}, "121 outfits were asked for, but 'train' of 'squares' has 120"),
+            ({"outfits": 241}, "241 outfits were asked for, but 'train' of 'squares' has 240"),
             ({"gate_outfits": 81}, "81 outfits were asked for, but 'valid' of 'squares' has 80"),
             ({"gate_outfits": 20}, "gate_outfits is 20, but the gate wants 30"),
             ({"weights": {"votes": 1}}, "the gate can ask nobody"),

@@ -30,7 +30,9 @@ def test_round_during_which_redis_is_killed_in_every_stage_publishes_one_adapter
     assert [row["step"] for row in view.metrics] == list(range(1, 13))
 
 
-def test_judge_that_is_killed_while_the_gate_asks_it_is_waited_for_and_nothing_is_painted_twice(deployment, wire, worker):
+def test_judge_that_is_killed_while_the_gate_asks_it_is_waited_for_and_nothing_is_painted_twice(
+    deployment, wire, worker
+):
     judge = deployment.judges[1]
     wire.arm(TRAINING[0])
     round_id = deployment.train()

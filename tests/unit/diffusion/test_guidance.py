@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from fashiondpo.diffusion.guidance import guide
+from fashiondpo.diffusion.guidance import branch_weights, guide, weighted_sum
 from tests.reference import diffusion_formulas as reference
 
 scale = st.floats(-20, 20)
@@ -48,3 +48,17 @@ class TestGuide:
     def test_refuses_scales_that_are_not_three_per_row(self, shape):
         with pytest.raises(ValueError, match=r"expected scales of shape \(2, 3\)"):
             guide(branches(), torch.ones(shape))
+
+
+class TestBranchWeights:
+    @given(st.tuples(scale, scale, scale))
+    def test_add_up_to_one(self, scales):
+        assert_close(branch_weights(torch.tensor([scales], dtype=torch.float64)).sum(0), torch.ones(1).double())
+
+    def test_leave_a_branch_out_where_two_scales_agree(self):
+        assert branch_weights(torch.tensor([[3.0, 2.0, 2.0]])).flatten().tolist() == [-2, 1, 0, 2]
+
+    def test_a_branch_without_weight_need_not_be_there(self):
+        weights = branch_weights(torch.tensor([[3.0, 2.0, 2.0]] * 2, dtype=torch.float64))
+        used = [0, 1, 3]
+        assert torch.equal(weighted_sum(branches()[used], weights[used]), weighted_sum(branches(), weights))

@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from fashiondpo.contracts import AdapterRef, SamplerSettings
+from fashiondpo.contracts import AdapterRef, GuidanceScales, SamplerSettings
 from fashiondpo.diffusion.conditions import condition_rows
 from fashiondpo.diffusion.model import DiFashion
 from fashiondpo.diffusion.sampling import (
     SlotTask,
     Visit,
     guided_epsilon,
+    needed_branches,
     replay_log_probs,
     sample_trajectories,
     visit_conditions,
@@ -63,6 +64,19 @@ class TestGuidedEpsilon:
             alpha = bundle.schedule.alphas[timesteps].view(-1, 1, 1, 1)
             expected = alpha.sqrt() * expected + (1 - alpha).sqrt() * latents
         assert_close(made.double(), expected, rtol=1e-4, atol=1e-5)
+
+    def test_a_branch_without_weight_may_be_left_out(self, bundle):
+        rows = condition_rows([random_conditions()] * 2, TINY_SAMPLER, torch.device("cpu"))
+        latents = torch.randn(2, *bundle.latent_shape, generator=torch.Generator().manual_seed(3))
+        asked = bundle.unet, bundle.schedule, latents, torch.tensor([700, 20]), rows
+        used = needed_branches(TINY_SAMPLER.guidance)
+        assert used == (0, 1, 3)
+        with torch.no_grad():
+            # batches of other sizes differ in the last bits
+            assert_close(guided_epsilon(*asked, used), guided_epsilon(*asked), rtol=1e-4, atol=1e-5)
+
+    def test_the_published_scales_need_every_branch(self):
+        assert needed_branches(GuidanceScales()) == (0, 1, 2, 3)
 
     def test_every_condition_counts(self, bundle):
         rows = condition_rows([random_conditions()], TINY_SAMPLER, torch.device("cpu"))

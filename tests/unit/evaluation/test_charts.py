@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fashiondpo.contracts import Interval
 from fashiondpo.errors import InvalidInput
-from fashiondpo.evaluation.charts import CURVES, curve_points, running_mean, score_histogram, training_curve
+from fashiondpo.evaluation.charts import (
+    CURVES,
+    curve_points,
+    round_curve,
+    running_mean,
+    score_histogram,
+    training_curve,
+)
 
 ROWS = [{"step": step, "loss": 0.693 - step / 1000, "kl": math.nan} for step in range(1, 41)]
 
@@ -59,6 +67,22 @@ class TestTrainingCurve:
     def test_is_explained_for_every_figure_the_trainer_logs(self):
         assert set(CURVES) == {"loss", "implicit_accuracy", "margin", "clipped_fraction", "kl"}
         assert CURVES["loss"].neutral == pytest.approx(math.log(2))
+
+    def test_of_another_objective_is_not_squeezed_by_the_line_at_log_two(self):
+        rows = [{"step": step, "loss": 0.16 + step / 1e4} for step in range(1, 41)]
+        ink = np.asarray(opened(training_curve(rows, "loss")).convert("RGB"))
+        is_drawn_in = (ink == (14, 107, 102)).all(2).any(1)
+        assert is_drawn_in.mean() > 0.4, "the curve must span most of the chart's height"
+
+
+class TestRoundCurve:
+    def test_is_a_png(self):
+        changes = [Interval(mean=x, low=x - 0.01, high=x + 0.01) for x in (0.05, 0.09, 0.12)]
+        assert opened(round_curve(changes, unit="σ")).format == "PNG"
+
+    def test_of_no_round_is_refused(self):
+        with pytest.raises(InvalidInput, match="at least one round"):
+            round_curve([], unit="σ")
 
 
 class TestRunningMean:

@@ -115,7 +115,7 @@ def brief(limits: SliceLimits = LIMITS) -> SliceLimits:
     return replace(limits, slice_s=1e-9)
 
 
-def squares_basis(*, train: int = 120, valid: int = 80, sampler: SamplerSettings = TINY_SAMPLER) -> Basis:
+def squares_basis(*, train: int = 240, valid: int = 80, sampler: SamplerSettings = TINY_SAMPLER) -> Basis:
     """A small data set of coloured squares."""
     splits = {"train": blanks(train), "valid": blanks(valid, first=1000)}
     return Basis(

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from fashiondpo.training.config import TrainSettings, paper_settings
+from fashiondpo.training.config import TrainSettings, paper_settings, step_settings
 
 
 class TestTrainSettings:
@@ -20,7 +20,7 @@ class TestTrainSettings:
             TrainSettings(**changes)
 
     def test_refuses_the_beta_of_one_objective_for_the_other(self):
-        with pytest.raises(ValidationError, match=r"beta is in the hundreds, got 0\.1"):
+        with pytest.raises(ValidationError, match=r"beta is in the hundreds, got 1\.0"):
             TrainSettings(objective="diffusion_dpo")
 
     def test_refuses_settings_it_does_not_know(self):
@@ -28,10 +28,18 @@ class TestTrainSettings:
             TrainSettings(eta=0.1)
 
 
+class TestStepSettings:
+    def test_learn_from_recorded_steps_and_add_up_their_gradients(self):
+        settings = step_settings()
+        assert TrainSettings.model_validate(settings.model_dump()) == settings
+        assert (settings.objective, settings.is_accumulated, settings.clip_sides) == ("d3po", True, "one")
+
+
 class TestPaperSettings:
     def test_are_valid_and_those_that_were_published(self):
         settings = paper_settings()
         assert TrainSettings.model_validate(settings.model_dump()) == settings
+        assert (settings.objective, settings.passes, settings.rate_decay) == ("d3po", 1, "none")
         assert (settings.beta, settings.clip_range, settings.clip_sides, settings.rank) == (0.1, 0.1, "both", 4)
 
     def test_update_once_per_outfit_and_recorded_step(self):

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from fashiondpo.training.loss import clipped_log_ratios, d3po_loss, diffusion_dpo_loss, kl_estimate
+from fashiondpo.training.loss import (
+    clipped_log_ratios,
+    d3po_loss,
+    diffusion_dpo_loss,
+    diffusion_nft_loss,
+    kl_estimate,
+    win_shares,
+)
 from tests.reference import preference_loss_formulas as formulas
 
 SIDES = ("both", "one")
@@ -123,6 +130,64 @@ class TestDiffusionDPOLoss:
     def test_refuses_a_beta_that_is_not_positive(self):
         with pytest.raises(ValueError, match="beta must be positive, got 0"):
             diffusion_dpo_loss(*torch.ones(4, 2), beta=0)
+
+
+class TestWinShares:
+    @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=12))
+    def test_are_the_rows_of_the_table_of_who_beat_whom(self, found):
+        pairs = {frozenset(pair): pair for pair in found if pair[0] != pair[1]}.values()
+        assert_close(win_shares(tuple(pairs), 5).double(), torch.from_numpy(formulas.win_shares(pairs, 5)))
+
+    def test_of_a_full_ranking_are_evenly_spaced(self):
+        assert_close(win_shares([(0, 1), (0, 2), (1, 2)], 3), torch.tensor([1.0, 0.5, 0.0]))
+
+    def test_of_no_comparison_are_one_half(self):
+        assert_close(win_shares((), 7), torch.full((7,), 0.5))
+
+    def test_refuse_a_single_candidate(self):
+        with pytest.raises(ValueError, match="at least two candidates, got 1"):
+            win_shares((), 1)
+
+
+class TestDiffusionNFTLoss:
+    @pytest.fixture
+    def batch(self):
+        rng = np.random.default_rng(2)
+        return *rng.normal(size=(3, 5, 4, 2, 2)), rng.uniform(size=5)
+
+    @pytest.mark.parametrize("beta", [0.1, 1.0, 3.0])
+    def test_is_the_two_squares_multiplied_out(self, batch, beta):
+        loss = diffusion_nft_loss(*map(torch.from_numpy, batch), beta=beta)
+        assert_close(loss, torch.from_numpy(formulas.diffusion_nft(*batch, beta)), rtol=1e-12, atol=0)
+
+    def test_is_the_error_of_the_reference_while_the_policy_equals_it(self, batch):
+        _, reference, target, share = map(torch.from_numpy, batch)
+        loss = diffusion_nft_loss(reference, reference, target, share, beta=1.0)
+        assert_close(loss, (reference - target).pow(2).flatten(1).mean(1))
+
+    def test_gradient_goes_towards_what_won_and_away_from_what_lost(self):
+        prediction = torch.zeros(3, 1, 1, 1, requires_grad=True)
+        zeros, target = torch.zeros(3, 1, 1, 1), torch.ones(3, 1, 1, 1)
+        share = torch.tensor([1.0, 0.5, 0.0])
+        diffusion_nft_loss(prediction, zeros, target, share, beta=1.0).sum().backward()
+        assert_close(prediction.grad.flatten(), torch.tensor([-2.0, 0.0, 2.0]))
+
+    @pytest.mark.parametrize("beta", [0.5, 2.0])
+    def test_is_smallest_where_the_step_is_the_lean_over_beta(self, beta):
+        target, share = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.tensor([0.8], dtype=torch.float64)
+        prediction = torch.full((1, 1, 1, 1), (2 * 0.8 - 1) / beta, dtype=torch.float64, requires_grad=True)
+        diffusion_nft_loss(prediction, torch.zeros_like(target), target, share, beta=beta).sum().backward()
+        assert abs(float(prediction.grad)) < 1e-12
+
+    def test_refuses_shapes_that_do_not_go_together(self):
+        picture = torch.zeros(2, 4, 8, 8)
+        with pytest.raises(ValueError, match=r"\(2, 4, 8, 8\), \(3,\)"):
+            diffusion_nft_loss(picture, picture, picture, torch.zeros(3), beta=1)
+
+    def test_refuses_a_beta_that_is_not_positive(self):
+        picture = torch.zeros(2, 4, 8, 8)
+        with pytest.raises(ValueError, match="beta must be positive, got 0"):
+            diffusion_nft_loss(picture, picture, picture, torch.zeros(2), beta=0)
 
 
 class TestKLEstimate:

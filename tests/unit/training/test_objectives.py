@@ -7,16 +7,25 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from fashiondpo.diffusion.ddim import predicted_epsilon
 from fashiondpo.diffusion.lora import POLICY, add_adapter, load_adapter
 from fashiondpo.diffusion.sampling import Visit, replay_log_probs
 from fashiondpo.training.config import TrainSettings
 from fashiondpo.training.loss import d3po_loss, diffusion_dpo_loss
-from fashiondpo.training.objectives import REFERENCE, reference_policy, visit_losses
+from fashiondpo.training.objectives import (
+    REFERENCE,
+    denoised_error_weights,
+    loss_terms,
+    reference_policy,
+    visit_losses,
+)
 from tests.tiny_rounds import PAIRS, only, shaken
 
 VISITS = ((0, 0), (1, 2), (2, 3), (0, 1))
 KEYS = tuple((0, 0, i) for i in range(len(VISITS)))
+D3PO = TrainSettings(objective="d3po", beta=0.1)
 DIFFUSION_DPO = TrainSettings(objective="diffusion_dpo", beta=500)
+DIFFUSION_NFT = TrainSettings(objective="diffusion_nft", beta=1)
 # float32 through some thirty layers, in batches of other sizes
 CLOSE = 1e-5
 
@@ -76,7 +85,7 @@ class TestD3PO:
     def test_one_forward_for_all_candidates_gives_the_gradient_of_every_pair_by_itself(
         self, bundle, policy, reference, trajectories, clip_range, sides
     ):
-        settings = TrainSettings(clip_range=clip_range, clip_sides=sides, beta=1.0)
+        settings = TrainSettings(objective="d3po", clip_range=clip_range, clip_sides=sides, beta=1.0)
         together = visit_losses(bundle, visits(trajectories), [PAIRS] * len(VISITS), settings, KEYS)
         alone = pair_by_pair(bundle, reference, trajectories, settings)
         assert_close(together.loss, alone, rtol=CLOSE, atol=0)
@@ -91,13 +100,13 @@ class TestD3PO:
 
     def test_is_log_two_everywhere_before_the_first_update(self, bundle, trajectories):
         add_adapter(bundle.unet, rank=2)
-        losses = visit_losses(bundle, visits(trajectories), [PAIRS] * len(VISITS), TrainSettings(), KEYS)
+        losses = visit_losses(bundle, visits(trajectories), [PAIRS] * len(VISITS), D3PO, KEYS)
         assert_close(losses.loss, torch.full((12,), math.log(2)), rtol=0, atol=1e-6)
         assert not losses.is_clipped.any()
         assert losses.kl.max() < 1e-8
 
     def test_its_figures_say_how_pairs_and_candidates_stand(self, bundle, policy, reference, trajectories):
-        losses = visit_losses(bundle, visits(trajectories), [PAIRS] * len(VISITS), TrainSettings(), KEYS).detached()
+        losses = visit_losses(bundle, visits(trajectories), [PAIRS] * len(VISITS), D3PO, KEYS).detached()
         assert losses.loss.shape == losses.is_right.shape == losses.margin.shape == losses.is_clipped.shape == (12,)
         assert losses.kl.shape == (12,) and losses.kl.min() > 0
         assert torch.equal(losses.is_right, losses.margin > 0)
@@ -105,9 +114,9 @@ class TestD3PO:
 
     def test_each_visit_has_pairs_of_its_own(self, bundle, policy, trajectories):
         own = [((0, 1),), ((2, 0), (2, 1)), ((1, 0),), ((0, 2),)]
-        together = visit_losses(bundle, visits(trajectories), own, TrainSettings(), KEYS).margin
+        together = visit_losses(bundle, visits(trajectories), own, D3PO, KEYS).margin
         each = [
-            visit_losses(bundle, [visit], [pairs], TrainSettings(), [key]).margin
+            visit_losses(bundle, [visit], [pairs], D3PO, [key]).margin
             for visit, pairs, key in zip(visits(trajectories), own, KEYS, strict=True)
         ]
         assert_close(together, torch.cat(each), rtol=0, atol=CLOSE)
@@ -146,6 +155,69 @@ class TestDiffusionDPO:
         assert torch.equal(margins((0, 3, 1)), margins((0, 3, 1)))
         assert not torch.equal(margins((0, 3, 1)), margins((0, 3, 2)))
         assert not torch.equal(margins((0, 3, 1)), margins((1, 3, 1)))
+
+
+class TestDiffusionNFT:
+    def test_is_the_error_of_the_denoised_picture_before_the_first_update(self, bundle, trajectories):
+        add_adapter(bundle.unet, rank=2)
+        losses = visit_losses(bundle, visits(trajectories), [PAIRS] * len(VISITS), DIFFUSION_NFT, KEYS)
+        assert losses.loss.shape == losses.kl.shape == (12,) and losses.loss.min() > 0
+        assert losses.kl.max() == 0
+        assert_close(losses.margin, torch.zeros(12))
+
+    def test_one_forward_for_all_candidates_gives_the_gradient_of_every_outfit_by_itself(
+        self, bundle, policy, trajectories
+    ):
+        together = visit_losses(bundle, visits(trajectories), [PAIRS] * len(VISITS), DIFFUSION_NFT, KEYS)
+        alone = torch.cat(
+            [
+                visit_losses(bundle, [visit], [PAIRS], DIFFUSION_NFT, [key]).loss
+                for visit, key in zip(visits(trajectories), KEYS, strict=True)
+            ]
+        )
+        assert_close(together.loss, alone, rtol=CLOSE, atol=0)
+        assert distance(gradient(together.loss.sum(), policy), gradient(alone.sum(), policy)) < CLOSE
+
+    def test_its_first_step_is_that_of_diffusion_dpo_where_every_pair_counts_alike(self, bundle, trajectories):
+        # both pull the chosen error down and the rejected one up; one weighs errors of the prediction, one of the picture
+        parameters = add_adapter(bundle.unet, rank=2)
+        for visit, key in zip(visits(trajectories), KEYS, strict=True):
+            steps = []
+            for settings in (DIFFUSION_DPO, DIFFUSION_NFT):
+                loss = visit_losses(bundle, [visit], [PAIRS], settings, [key]).loss.sum()
+                steps.append(gradient(loss, parameters))
+            assert torch.cosine_similarity(*steps, dim=0) > 0.999
+
+    def test_margin_is_positive_after_a_step_down_the_gradient(self, bundle, trajectories):
+        parameters = add_adapter(bundle.unet, rank=2)
+        some = visits(trajectories), [PAIRS] * len(VISITS), DIFFUSION_NFT, KEYS
+        step = torch.autograd.grad(visit_losses(bundle, *some).loss.sum(), parameters)
+        with torch.no_grad():
+            for parameter, slope in zip(parameters, step, strict=True):
+                parameter.sub_(1e-2 * slope)
+        assert visit_losses(bundle, *some).margin.mean() > 0
+
+    def test_has_as_many_losses_as_candidates_and_the_others_as_pairs(self):
+        assert [loss_terms(PAIRS[:2], 3, settings) for settings in (D3PO, DIFFUSION_DPO, DIFFUSION_NFT)] == [2, 2, 3]
+
+
+class TestDenoisedErrorWeights:
+    @pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon"])
+    def test_turn_an_error_of_the_prediction_into_one_of_the_denoised_latents(self, prediction_type):
+        generator = torch.Generator().manual_seed(0)
+        latents, right, wrong = torch.randn(3, 2, 1, 1, 1, dtype=torch.float64, generator=generator)
+        alpha = torch.tensor([0.3, 0.9], dtype=torch.float64)
+
+        def denoised(output):
+            epsilon = predicted_epsilon(output, latents, alpha, prediction_type)
+            return (latents - (1 - alpha).sqrt().view(-1, 1, 1, 1) * epsilon) / alpha.sqrt().view(-1, 1, 1, 1)
+
+        expected = (denoised(wrong) - denoised(right)).pow(2).flatten()
+        found = denoised_error_weights(alpha, prediction_type) * (wrong - right).pow(2).flatten()
+        assert_close(found, expected, rtol=1e-12, atol=0)
+
+    def test_are_bounded_where_hardly_any_signal_is_left(self):
+        assert float(denoised_error_weights(torch.tensor([0.005]), "epsilon")) == 5
 
 
 class TestReferencePolicy:

@@ -18,7 +18,7 @@ from fashiondpo.diffusion.ddim import NoiseSchedule
 from fashiondpo.diffusion.lora import load_adapter
 from fashiondpo.diffusion.sampling import Visit, replay_log_probs
 from fashiondpo.errors import Cancelled, Conflict, DataFileError, InvalidAdapter, InvalidInput, PolicyMismatch
-from fashiondpo.training.config import TrainSettings, paper_settings
+from fashiondpo.training.config import TrainSettings, paper_settings, step_settings
 from fashiondpo.training.metrics import read_metrics
 from fashiondpo.training.plan import plan_updates, random_steps
 from fashiondpo.training.trainer import PreferenceTrainer
@@ -26,6 +26,10 @@ from tests.tiny_models import TINY_SAMPLER, build_tiny_bundle, saved_tiny_bundle
 from tests.tiny_rounds import PAIRS, SETTINGS, preference_sets, recorded, same_weights, short_training
 
 DIFFUSION_DPO = SETTINGS.model_copy(update={"objective": "diffusion_dpo", "beta": 500.0})
+DIFFUSION_NFT = SETTINGS.model_copy(update={"objective": "diffusion_nft", "beta": 1.0})
+OBJECTIVES = pytest.mark.parametrize(
+    "settings", [SETTINGS, DIFFUSION_DPO, DIFFUSION_NFT], ids=["d3po", "diffusion_dpo", "diffusion_nft"]
+)
 UPDATES = 8  # of short_training
 KILLED_WHILE_IT_READS = """
 import os, signal, sys
@@ -191,7 +195,7 @@ class TestResume:
         with pytest.raises(DataFileError, match=r"checkpoint\.safetensors: the checkpoint is damaged"):
             begun()
 
-    @pytest.mark.parametrize("settings", [SETTINGS, DIFFUSION_DPO])
+    @OBJECTIVES
     def test_leaves_the_base_model_as_it_was_when_it_refuses(
         self, bundle, parent, parent_ref, parent_trajectories, tmp_path, settings
     ):
@@ -211,7 +215,7 @@ class TestResume:
 
 
 class TestMicroBatching:
-    @pytest.mark.parametrize("settings", [SETTINGS, DIFFUSION_DPO], ids=["d3po", "diffusion_dpo"])
+    @OBJECTIVES
     def test_the_adapter_does_not_depend_on_how_visits_are_split_into_forwards(self, trajectories, tmp_path, settings):
         metrics = {}
         for size in (1, 3, 100):
@@ -227,7 +231,7 @@ class TestMicroBatching:
                 assert row["grad_norm"] == pytest.approx(expected["grad_norm"], rel=2e-2)
                 assert row["loss"] == pytest.approx(expected["loss"], rel=1e-3)
 
-    @pytest.mark.parametrize("settings", [SETTINGS, DIFFUSION_DPO], ids=["d3po", "diffusion_dpo"])
+    @OBJECTIVES
     def test_the_first_gradient_is_the_same_to_rounding(self, trajectories, tmp_path, settings):
         gradients = []
         for size in (1, 3, 100):
@@ -302,7 +306,7 @@ class TestRefusals:
 
 
 class TestParent:
-    @pytest.mark.parametrize("settings", [SETTINGS, DIFFUSION_DPO], ids=["d3po", "diffusion_dpo"])
+    @OBJECTIVES
     def test_is_where_training_starts_and_what_it_is_compared_with(
         self, bundle, parent_trajectories, parent, parent_ref, tmp_path, settings
     ):
@@ -313,11 +317,13 @@ class TestParent:
         of_parent = torch.cat([parent.tensors[key].flatten() for key in sorted(parent.tensors)])
         first = read_metrics(tmp_path)[0]
         assert_close(started_from, of_parent)
-        assert first["loss"] == pytest.approx(0.6931, abs=1e-4)
+        if settings.objective != "diffusion_nft":
+            assert first["loss"] == pytest.approx(0.6931, abs=1e-4)
+        assert first["margin"] == pytest.approx(0, abs=1e-6)
         assert first["kl"] == pytest.approx(0, abs=1e-6)
         assert read_metrics(tmp_path)[-1]["kl"] > 1e-4
 
-    @pytest.mark.parametrize("settings", [SETTINGS, DIFFUSION_DPO], ids=["d3po", "diffusion_dpo"])
+    @OBJECTIVES
     def test_is_not_changed_by_the_training(self, bundle, parent_trajectories, parent, parent_ref, tmp_path, settings):
         before = parent.to_bytes()
         sets = preference_sets(parent_trajectories)
@@ -328,7 +334,7 @@ class TestParent:
 
 
 class TestClose:
-    @pytest.mark.parametrize("settings", [SETTINGS, DIFFUSION_DPO], ids=["d3po", "diffusion_dpo"])
+    @OBJECTIVES
     def test_leaves_the_base_model_computing_exactly_as_before(
         self, bundle, parent_trajectories, parent, parent_ref, tmp_path, settings
     ):
@@ -355,24 +361,27 @@ class TestLearning:
     @pytest.mark.parametrize(
         "settings",
         [
-            TrainSettings(steps_per_outfit=None, passes=6, learning_rate=1e-2),
-            TrainSettings(steps_per_outfit=None, passes=12, learning_rate=1e-2, objective="diffusion_dpo", beta=500),
+            step_settings().model_copy(update={"steps_per_outfit": None, "passes": 6, "learning_rate": 1e-2}),
+            TrainSettings(objective="diffusion_dpo", beta=500, steps_per_outfit=None, passes=12, rate_decay="none"),
+            TrainSettings(steps_per_outfit=None, passes=24),
             paper_settings().model_copy(update={"learning_rate": 3e-3, "passes": 3}),
         ],
-        ids=["default", "diffusion_dpo", "paper"],
+        ids=["d3po", "diffusion_dpo", "default", "paper"],
     )
     def test_an_obvious_preference_is_learnt(self, bundle, trajectories, tmp_path, settings):
         trainer = PreferenceTrainer(bundle, preference_sets(trajectories[:2], ((0, 1), (0, 2))), settings, tmp_path)
         trainer.run()
         rows = read_metrics(tmp_path)
-        assert rows[0]["loss"] == pytest.approx(0.6931, abs=1e-4)
+        if settings.objective != "diffusion_nft":
+            assert rows[0]["loss"] == pytest.approx(0.6931, abs=1e-4)
         late = rows[-max(1, len(rows) // 4) :]
         assert sum(row["margin"] for row in late) / len(late) > 1e-3
         assert sum(row["implicit_accuracy"] for row in late) / len(late) > 0.7
-        assert sum(row["loss"] for row in late) / len(late) < rows[0]["loss"]
+        if settings.objective != "diffusion_nft":  # there noise decides how large it is
+            assert sum(row["loss"] for row in late) / len(late) < rows[0]["loss"]
 
     def test_the_adapter_prefers_what_it_was_taught_when_it_is_loaded_again(self, bundle, trajectories, tmp_path):
-        settings = TrainSettings(steps_per_outfit=None, passes=6, learning_rate=1e-2)
+        settings = step_settings().model_copy(update={"steps_per_outfit": None, "passes": 6, "learning_rate": 1e-2})
         trainer = PreferenceTrainer(bundle, preference_sets(trajectories[:2], ((0, 1), (0, 2))), settings, tmp_path)
         weights = trainer.run()
         trainer.close()
@@ -391,6 +400,26 @@ class TestLearning:
         trainer.run(progress=lambda done, total, figures: told.append((done, total, sorted(figures))))
         names = ["clipped_fraction", "grad_norm", "implicit_accuracy", "kl", "loss", "margin", "seconds"]
         assert told == [(i, 4, names) for i in range(1, 5)]
+
+
+class TestRateDecay:
+    def test_falls_in_a_line_from_the_rate_to_nothing(self, bundle, trajectories, tmp_path):
+        settings = changed(rate_decay="linear")
+        trainer = PreferenceTrainer(bundle, preference_sets(trajectories), settings, tmp_path)
+        used = []
+        trainer.run(progress=lambda *_: used.append(trainer.optimizer.param_groups[0]["lr"]))
+        assert used == pytest.approx([1e-2 * part for part in (1, 0.75, 0.5, 0.25)])
+
+    def test_goes_on_where_it_was_after_a_stop(self, bundle, trajectories, tmp_path):
+        settings = changed(rate_decay="linear")
+        found = []
+        for name, steps in (("at once", [4]), ("stopped", [1, 3])):
+            for count in steps:
+                trainer = PreferenceTrainer(bundle, preference_sets(trajectories), settings, tmp_path / name)
+                weights = trainer.run(max_updates=count)
+                trainer.close()
+            found.append(weights)
+        assert same_weights(*found)
 
 
 class TestRandomSteps:
