@@ -122,21 +122,24 @@ class Workbench:
                 self.end(painting, DeadlineExceeded(f"it was not finished within the {limit:g} s that it had"))
 
     def _pick(self) -> tuple[AdapterRef, list[tuple[Job, list[Row]]]]:
-        """Rows of one adapter for the next forward, in the queue's order.
+        """Rows of one adapter and the same guidance branches for the next forward, in the queue's order.
 
         A version that is in no slot waits until one has no rows. Meanwhile nothing that comes later in the order may
         begin with the version that is in that slot, or it would wait for ever.
         """
-        chosen, picked, room = BASE, list[tuple[Job, list[Row]]](), self._denoiser.capacity
+        chosen, branches, picked = BASE, tuple[int, ...](), list[tuple[Job, list[Row]]]()
+        room = self._denoiser.capacity
         closed = set() if self.pool.is_settled else {self.pool.version_in(self.pool.next_slot(self._busy))}
         for job in self._queue:
             ref = job.painting.ref or self.pool.active
             if job.painting.is_over or not self._is_loaded(job, ref, closed, may_load=not picked):
                 continue
-            if (picked and ref != chosen) or (job.run is None and (ref.version in closed or not self._begin(job, ref))):
+            if picked and (ref, job.painting.branches) != (chosen, branches):
+                continue
+            if job.run is None and (ref.version in closed or not self._begin(job, ref)):
                 continue
             rows = job.run.ready()[:room] if job.run is not None else []
-            chosen, room = ref, room - len(rows)
+            chosen, branches, room = ref, job.painting.branches, room - len(rows)
             picked.append((job, rows))
             if room == 0:
                 break

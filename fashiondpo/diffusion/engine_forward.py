@@ -1,4 +1,4 @@
-"""One denoising step of rows that need not have anything in common but the adapter."""
+"""One denoising step of rows that need not have anything in common but the adapter and the guidance branches."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from fashiondpo.diffusion.conditions import ConditionRows
 from fashiondpo.diffusion.ddim import ddim_transition, transition_log_prob
 from fashiondpo.diffusion.engine_rows import Row
 from fashiondpo.diffusion.model import DiFashion
-from fashiondpo.diffusion.sampling import guided_epsilon
+from fashiondpo.diffusion.sampling import guided_epsilon, needed_branches
 
 
 class Denoiser:
     """Advances rows; every forward has the same number of them, whatever they are.
+
+    Guidance branches without weight are not computed. Which those are follows from a request's own scales, and only rows
+    with the same ones stand in one forward.
 
     The last bits of a matrix product depend on its shape. With one shape, a row comes out the same wherever it stands
     and whatever stands beside it: docs/decisions/0008-every-forward-has-the-same-shape.md.
@@ -32,7 +35,8 @@ class Denoiser:
         """Do the next step of every row.
 
         Args:
-            rows: at least one, at most `capacity`; if there are fewer, the first fills what is left.
+            rows: at least one, at most `capacity`, with the same guidance branches; if there are fewer, the first fills
+                what is left.
         """
         batch, latents = self._prepare(tuple(rows))
         self.forget()  # if the forward fails, nothing of it is used again
@@ -43,7 +47,7 @@ class Denoiser:
         conditions = batch.conditions
         if batch.is_joint:
             conditions = conditions.with_mutual(torch.stack([row.mutual for row in batch.rows]).to(device))
-        epsilon = guided_epsilon(self.bundle.unet, self.bundle.schedule, latents, timesteps, conditions)
+        epsilon = guided_epsilon(self.bundle.unet, self.bundle.schedule, latents, timesteps, conditions, batch.branches)
         mean, std = ddim_transition(latents, epsilon, alpha, alpha_next, batch.ddim_eta)
         draws = [row.noise() for row in rows]
         noise = torch.stack(draws + draws[:1] * (self.capacity - len(draws))).to(device)
@@ -73,6 +77,7 @@ class _Batch:
         self.rows = rows
         slots = [row.slot for row in rows]
         settings = [slot.settings for slot in slots]
+        self.branches = needed_branches(settings[0].guidance)
         self.is_joint = any(slot.mutual is not None for slot in slots)
         self.ddim_eta = torch.tensor([s.ddim_eta for s in settings], dtype=torch.float64, device=device)
         self._is_half = torch.tensor([slot.dtype == torch.float16 for slot in slots], device=device).view(-1, 1, 1, 1)

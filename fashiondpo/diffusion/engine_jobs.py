@@ -6,10 +6,12 @@ import time
 from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from fashiondpo.contracts import AdapterRef
 from fashiondpo.diffusion.engine_requests import OutfitTask, PaintObserver, PaintRequest
 from fashiondpo.diffusion.engine_rows import OutfitRun, SlotRun, StepPlan
+from fashiondpo.diffusion.sampling import needed_branches
 
 
 @dataclass(eq=False)
@@ -42,6 +44,11 @@ class Painting:
 
     def __post_init__(self) -> None:
         self.sets_left = sum(len(outfit.set_ids) for outfit in self.request.outfits)
+
+    @cached_property
+    def branches(self) -> tuple[int, ...]:
+        """The guidance branches that its forwards compute; only requests with the same ones share a forward."""
+        return needed_branches(self.request.settings.guidance)
 
     @property
     def is_overdue(self) -> bool:

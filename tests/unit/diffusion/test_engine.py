@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fashiondpo.contracts import AdapterRef
+from fashiondpo.contracts import AdapterRef, GuidanceScales
 from fashiondpo.diffusion.conditions import ConditionEncoder
 from fashiondpo.diffusion.engine import Engine, NoMetrics
 from fashiondpo.diffusion.model import DiFashion
@@ -401,3 +401,24 @@ class TestMetrics:
         until(lambda: engine.is_ready)
         engine.close()
         assert engine.problem == "the engine is closed"
+
+
+class TestGuidanceBranches:
+    """The tiny scales (3, 2, 2) leave one branch of four without weight; (5, 1, 3) need all."""
+
+    def test_without_weight_are_not_computed_and_others_do_not_change_that(self, own_bundle):
+        seen = []
+        hook = own_bundle.unet.register_forward_hook(lambda _module, _inputs, output: seen.append(len(output.sample)))
+        all_four = settings(guidance=GuidanceScales(category=5, mutual=1, history=3))
+        try:
+            with running_engine(own_bundle, rows_per_forward=7) as engine:
+                seen.clear()
+                held = Held(engine)
+                four, three = Told(), Told()
+                engine.submit(ask("four", fill_in(1, range(3)), sampler=all_four), four)
+                engine.submit(ask("three", fill_in(2, range(3))), three)
+                held.let_go()
+                assert len(held.told.result()) == len(four.result()) == len(three.result()) == 1
+        finally:
+            hook.remove()
+        assert set(seen) == {3 * 7, 4 * 7}
