@@ -50,7 +50,7 @@ class TestUp:
                 picture = made.candidate_sets[0].candidates[0].image
                 assert content_ref(generator.image(picture), "png") == picture
             with TrainerClient(addresses.trainer) as trainer:
-                waiting = trainer.train(TrainRequest())
+                waiting = trainer.train(TrainRequest(outfits=8))
                 trainer.cancel(waiting.round_id)
             with up(assets, run) as second:
                 assert second.ended() == 1
