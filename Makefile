@@ -10,6 +10,8 @@ EXTRAS := embedded,method,dev
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
 # More arguments for pytest, e.g. PYTEST_ARGS='-x -k storage'
 PYTEST_ARGS ?=
+# Tests run in so many processes, a file in one of them.
+TEST_PROCESSES ?= 2
 # As root directly, else through sudo.
 APT_GET := $(if $(filter 0,$(shell id -u)),,sudo )apt-get
 
@@ -36,7 +38,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 .PHONY: test
 test: lint ## Check style, types and layers, then run the tests
-	$(BIN)/pytest -m 'not slow and not real_size' --durations=10 $(PYTEST_ARGS)
+	$(BIN)/pytest -m 'not slow and not real_size' -n $(TEST_PROCESSES) --dist loadfile --durations=10 $(PYTEST_ARGS)
 
 .PHONY: test-fast
 test-fast: install ## Only the tests, up to the first failure, the last failures first
