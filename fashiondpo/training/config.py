@@ -12,8 +12,8 @@ from fashiondpo.contracts import Frozen
 class TrainSettings(Frozen):
     """Hyper-parameters of preference optimisation.
 
-    The defaults learn from finished candidates by the share of their comparisons that they won (DiffusionNFT): at equal
-    compute that gained several times what the recorded steps gave, see docs/learning.md. `step_settings` learns from the
+    The defaults learn from finished candidates by the share of their comparisons that they won (DiffusionNFT), which gained
+    several times what the recorded steps gave, with more outfits: docs/learning.md. `step_settings` learns from the
     recorded steps with accumulated gradients, `paper_settings` by the published procedure.
     """
 
