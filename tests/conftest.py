@@ -6,6 +6,8 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
+# Consoles that are made when a module is imported keep the width of that moment; tables shall not be cut.
+os.environ["COLUMNS"] = "160"
 # Read by torch when it is loaded. Small models gain nothing from more threads, and lose much where cores are shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

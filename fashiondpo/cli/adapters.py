@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fashiondpo.cli.options import RunFolder
@@ -113,7 +114,8 @@ def register(
 
 
 def _print_versions(manifests: Iterable[AdapterManifest], champion: int | None) -> None:
-    table = Table("version", "parent", "round", "rank", "verdict", "win rate", "digest", "")
+    # without rules between the columns all of it fits into 80
+    table = Table("version", "parent", "round", "rank", "verdict", "wins", "digest", "", box=SIMPLE_HEAD, pad_edge=False)
     for manifest in manifests:
         verdict = manifest.verdict
         table.add_row(
@@ -123,7 +125,7 @@ def _print_versions(manifests: Iterable[AdapterManifest], champion: int | None) 
             str(manifest.rank),
             "none" if verdict is None else ("promoted" if verdict.is_promoted else "refused"),
             "" if verdict is None else f"{verdict.win_rate.mean:.1%}",
-            manifest.digest[:12],
+            manifest.digest[:8],
             "champion" if manifest.version == champion else "",
         )
     console.print(table)

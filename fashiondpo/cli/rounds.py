@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fashiondpo.cli.options import read_settings
@@ -71,7 +72,7 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many, newest first.")] = 20,
 ) -> None:
     """The newest rounds."""
-    table = Table("round", "state", "stage", "started", "learns from", "verdict", "adapter")
+    table = Table("round", "state", "stage", "started", "learns from", "verdict", "adapter", box=SIMPLE_HEAD, pad_edge=False)
     with _client(url, run, key) as client:
         for view in client.rounds(limit=limit).rounds:
             verdict, published = view.record.verdict, view.record.published
