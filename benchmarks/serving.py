@@ -204,16 +204,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     requests = bodies(options.quick)
     with ExitStack() as stack:
         places = stack, options.bundle, options.threads
-        servers = [ours(*places), lit(*places, options.batch), plain(*places)]
+        one = ours(*places)
         painter = Painter(options.bundle, CATALOGUE, options.threads)
         alone = requests[2][0].model_copy(update={"sampler": SamplerChoice(num_inference_steps=16)})
-        figures = one_at_a_time(servers[0], painter, alone, rounds)
+        # before the peers are there: LitServe's processes are busy even while nobody asks them
+        figures = one_at_a_time(one, painter, alone, rounds)
         capacity = _capacity(painter, requests)
+        servers = [one, lit(*places, options.batch), plain(*places)]
         for share in LOADS[1:] if options.quick else LOADS:
             print(f"{share:.0%} of what the bare sampler can do, {capacity * share:.2f} requests/s:")
             found = under_load(servers, capacity * share, seconds, requests, repeats)
-            one, other, route = (describe(server.name, found[server.name]) for server in servers)
-            figures |= _ratios(share, one, other, route)
+            figures |= _ratios(share, *(describe(server.name, found[server.name]) for server in servers))
     print_figures(figures | {"threads": options.threads, "batch": options.batch, "seconds": seconds})
 
 
