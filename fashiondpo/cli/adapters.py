@@ -115,7 +115,9 @@ def register(
 
 def _print_versions(manifests: Iterable[AdapterManifest], champion: int | None) -> None:
     # without rules between the columns all of it fits into 80
-    table = Table("version", "parent", "round", "rank", "verdict", "wins", "digest", "", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        "version", "parent", "round", "rank", "verdict", "wins", "digest", "", box=SIMPLE_HEAD, pad_edge=False
+    )
     for manifest in manifests:
         verdict = manifest.verdict
         table.add_row(

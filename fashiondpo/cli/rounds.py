@@ -72,7 +72,9 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many, newest first.")] = 20,
 ) -> None:
     """The newest rounds."""
-    table = Table("round", "state", "stage", "started", "learns from", "verdict", "adapter", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        "round", "state", "stage", "started", "learns from", "verdict", "adapter", box=SIMPLE_HEAD, pad_edge=False
+    )
     with _client(url, run, key) as client:
         for view in client.rounds(limit=limit).rounds:
             verdict, published = view.record.verdict, view.record.published
