@@ -52,8 +52,8 @@ def guided_epsilon(
         latents: (n, c, h, w).
         timesteps: (n,) int64.
         rows: conditions of the n rows.
-        used: branches to compute; those left out must have no weight for any row. All where rows of other requests, with
-            other scales, share the forward: the last bits of a result depend on how many branches there are.
+        used: branches to compute; those left out must have no weight for any row. The last bits of a result depend on how
+            many there are, so whoever batches rows of several requests keeps apart those that need others.
 
     Returns:
         (n, c, h, w), float32.

@@ -40,7 +40,7 @@ class TrainerSettings(ServingSettings, BaseSettings):
         "runs/services/artifacts", description="Pictures, trajectories and weights: a folder or any fsspec URL."
     )
     training_folder: Path = Field(
-        Path("runs/services/training"), description="Checkpoints and metrics; API and workers share it."
+        Path("runs/services/training"), description="Checkpoints and metrics; all workers share it."
     )
 
     generator_url: str = Field("http://127.0.0.1:8000", description="The generator that paints what rounds collect.")
