@@ -195,13 +195,11 @@ def collect_round(
 
 
 def judge_round(record: RoundRecord, parts: JudgingParts, progress: Progress, should_stop: Stop) -> RoundRecord:
-    """Ask every judge for the scores that are not there yet."""
+    """Ask every judge for the scores that are not there yet; those of another version of it do not count."""
     total, done = len(record.set_ids) * len(parts.judges), 0
     for judge in parts.judges:
-        criterion = judge.info.criterion
-        waiting = [
-            owed for s in record.set_ids if (owed := _unsettled(parts.feedback.scored(s), criterion)) is not None
-        ]
+        info = judge.info
+        waiting = [owed for s in record.set_ids if (owed := _unsettled(parts.feedback.scored(s), info)) is not None]
         done += len(record.set_ids) - len(waiting)
         for start in range(0, len(waiting), parts.sets_per_call):
             if should_stop():
@@ -263,12 +261,13 @@ def _trained(record: RoundRecord) -> TrainedAdapter:
     return record.trained
 
 
-def _unsettled(scored: ScoredSet, criterion: str) -> CandidateSet | None:
-    """The set with only those candidates whose score under this criterion is still owed; None if none is."""
+def _unsettled(scored: ScoredSet, judge: JudgeInfo) -> CandidateSet | None:
+    """The set with only those candidates whose score by this judge is still owed; None if none is."""
     settled = {
         score.candidate_id
         for score in scored.scores
-        if score.criterion == criterion and (score.value is not None or score.is_final)
+        if (score.criterion, score.judge_version) == (judge.criterion, judge.version)
+        and (score.value is not None or score.is_final)
     }
     owed = tuple(c for c in scored.candidate_set.candidates if c.candidate_id not in settled)
     return scored.candidate_set.model_copy(update={"candidates": owed}) if owed else None

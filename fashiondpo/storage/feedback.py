@@ -69,7 +69,8 @@ class FeedbackStore(Protocol):
 def merged_scores(candidate_set: CandidateSet, old: Iterable[Score], new: Iterable[Score]) -> tuple[Score, ...]:
     """The scores of a set after new ones came in: one per candidate and criterion.
 
-    The newest wins, but a failure never replaces a value: a judge that fails when asked again has not unsaid anything.
+    The newest wins, but a failure never replaces a value of the same judge's version: a judge that fails when asked
+    again has not unsaid anything. Another version's value does not compare with what others get now, and gives way.
 
     Args:
         candidate_set: whose candidates they are.
@@ -90,9 +91,15 @@ def merged_scores(candidate_set: CandidateSet, old: Iterable[Score], new: Iterab
                 f"set {candidate_set.set_id!r} has no candidate {score.candidate_id!r}; it has {', '.join(places)}"
             )
         key = places[score.candidate_id], score.criterion
-        if score.value is not None or key not in kept or kept[key].value is None:
+        before = kept.get(key)
+        if score.value is not None or before is None or not _stands(before, score.judge_version):
             kept[key] = score
     return tuple(kept[key] for key in sorted(kept))
+
+
+def _stands(score: Score, judge_version: str) -> bool:
+    """Whether it is a value of this version."""
+    return score.value is not None and score.judge_version == judge_version
 
 
 class StoredSet(Frozen):

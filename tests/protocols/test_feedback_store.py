@@ -213,6 +213,12 @@ class TestScores:
         store.put_scores("s1", [make_score("s1-0", None)])
         assert store.scored("s1").value("s1-0", "quality") == 1.0
 
+    def test_of_another_version_give_way_to_failures_too(self, store):
+        store.put_scores("s1", [make_score("s1-0", 1.0)])
+        failure = make_score("s1-0", None, judge_version="2", reason="no_history")
+        store.put_scores("s1", [failure])
+        assert store.scored("s1").scores == (failure,)
+
     def test_replace_failures(self, store):
         store.put_scores("s1", [make_score("s1-0", None, is_final=False)])
         assert store.scored("s1").value("s1-0", "quality") is None

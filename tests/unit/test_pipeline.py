@@ -90,10 +90,11 @@ class Critic:
     criterion: str
     failing: set[str] = field(default_factory=set)
     judged: list[str] = field(default_factory=list)
+    version: str = "1"
 
     @property
     def info(self) -> JudgeInfo:
-        return JudgeInfo(criterion=self.criterion, version="1", low=0, high=1)
+        return JudgeInfo(criterion=self.criterion, version=self.version, low=0, high=1)
 
     def score(self, candidate_sets) -> list[Score]:
         ids = [candidate.candidate_id for found in candidate_sets for candidate in found.candidates]
@@ -101,7 +102,7 @@ class Critic:
         return [self._score(candidate_id) for candidate_id in ids]
 
     def _score(self, candidate_id: str) -> Score:
-        named = {"candidate_id": candidate_id, "criterion": self.criterion, "judge_version": "1"}
+        named = {"candidate_id": candidate_id, "criterion": self.criterion, "judge_version": self.version}
         if candidate_id in self.failing:
             return Score(**named, reason="unavailable: no answer", is_final=False)
         return Score(**named, value=opinion(self.criterion, candidate_id))
@@ -406,6 +407,18 @@ class TestFailingJudge:
         world.critics[1].failing = set()
         assert timeless(world.run()) == timeless(World().run())
         assert [critic.judged for critic in world.critics] == [[], ["s1-0", "s1-2", "s4-1", "s4-1"], []]
+
+    def test_that_comes_back_as_another_version_judges_all_of_the_round_again_and_nobody_else_does(self):
+        world = World()
+        critic = world.critics[1]
+        critic.failing = {"s1-0"}
+        with pytest.raises(UnscoredCandidates):
+            world.run()
+        critic.failing, critic.version = set(), "2"
+        assert world.run().stage == "done"
+        scores = [score for scored in world.feedback.scored_sets("r1") for score in scored.scores]
+        assert {s.judge_version for s in scores if s.criterion == critic.criterion} == {"2"}
+        assert [len(other.judged) for other in world.critics] == [15, 30, 15]
 
     def test_that_does_not_answer_ends_the_attempt_and_not_the_round(self):
         class Away(Critic):
