@@ -19,9 +19,12 @@
     ├── Overloaded                     429   more work than there is room for; says after how many seconds to try again
     ├── CorruptArtifact                500   stored bytes no longer match their digest
     ├── TrainingDiverged               500   a gradient is no longer finite; the last checkpoint is kept
+    ├── TrainingProcessFailed          500   one of the processes that train together has failed; names it and shows its log
     ├── Cancelled                      499   somebody asked for the work to stop
+    ├── UnparseableAnswer              502   a vision-language model was asked several times and chose no level
     └── Unavailable                    503   something this depends on does not answer; try again later
         ├── DeadlineExceeded           503   the work was not done within the time that the caller gave it
+        ├── ModelRefused               503   a model server refuses how it is asked: key, model or dialect are wrong
         └── UnscoredCandidates         503   a judge still owes scores; names the candidate sets that wait for them
 
 Each class carries the HTTP status and the stable code under which a service reports it.
@@ -202,11 +205,33 @@ class TrainingDiverged(FashionDPOError):
     code = "training_diverged"
 
 
+class TrainingProcessFailed(FashionDPOError):
+    """One of the processes that train together has failed or disagrees with the others; the last checkpoint is kept."""
+
+    code = "training_process_failed"
+
+
 class Cancelled(FashionDPOError):
     """Somebody asked for the work to stop; what was finished is kept."""
 
     status = 499
     code = "cancelled"
+
+
+class UnparseableAnswer(FashionDPOError):
+    """A vision-language model chose none of the levels.
+
+    Args:
+        problem: what is wrong with the answer.
+        said: the answer, where it was text.
+    """
+
+    status = 502
+    code = "unparseable_answer"
+
+    def __init__(self, problem: str, *, said: str = "") -> None:
+        self.said = said
+        super().__init__(problem)
 
 
 class Unavailable(FashionDPOError):
@@ -220,6 +245,21 @@ class DeadlineExceeded(Unavailable):
     """The work was not done within the time that the caller gave it; what was begun was stopped."""
 
     code = "deadline_exceeded"
+
+
+class ModelRefused(Unavailable):
+    """A model server refuses how it is asked: its key, its model or its dialect is set wrong. Mended by settings.
+
+    Args:
+        problem: what it says.
+        answered: its HTTP status.
+    """
+
+    code = "model_refused"
+
+    def __init__(self, problem: str, *, answered: int) -> None:
+        self.answered = answered
+        super().__init__(problem)
 
 
 class UnscoredCandidates(Unavailable):

@@ -48,3 +48,16 @@ def pairwise_auc(better: Sequence[float], worse: Sequence[float]) -> float:
 
 def cosine(a: Array, b: Array) -> float:
     return float(a @ b / math.sqrt(float(a @ a) * float(b @ b)))
+
+
+def expected_level(log_probs: Sequence[float]) -> float:
+    """Mean of the levels 1 … n under a softmax of these log-probabilities."""
+    weights = np.exp(np.asarray(log_probs, dtype=np.float64))
+    return float(np.average(np.arange(1, len(log_probs) + 1), weights=weights))
+
+
+def shannon_entropy(log_probs: Sequence[float]) -> float:
+    """In nats, of the same softmax: log Z minus the mean log-weight."""
+    values = np.asarray([value for value in log_probs if value != -math.inf], dtype=np.float64)
+    z = np.exp(values).sum()
+    return float(np.log(z) - (np.exp(values) / z * values).sum())
