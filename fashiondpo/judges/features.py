@@ -1,32 +1,37 @@
 """Image features of a frozen CLIP model (arXiv:2103.00020), which compatibility and personalization share.
 
-A mini model is a folder: `open_clip_config.json`, `model.safetensors`, `tokenizer/`. Published models go by their name.
+A mini model is a folder: `open_clip_config.json`, `model.safetensors`, `tokenizer/`. Published models have their own
+preprocessing; `clip_places` says how they are named.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 from uuid import uuid4
 
 import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor
 
 from fashiondpo.contracts import ArtifactRef, ItemSource
 from fashiondpo.errors import InvalidBundle, InvalidInput, UnknownItem
+from fashiondpo.judges.clip_places import CONFIG_FILE, ClipPlace, find_clip, open_clip_model
 from fashiondpo.judges.pixels import square_batch
+from fashiondpo.judges.preprocessing import Preprocessing
 from fashiondpo.judges.weights import WEIGHTS_FILE, save_weights, weights_digest
 from fashiondpo.outfits.model import Catalogue, Image
 from fashiondpo.telemetry import Progress, no_progress
 
-CONFIG_FILE, TOKENIZER_FOLDER = "open_clip_config.json", "tokenizer"
+if TYPE_CHECKING:
+    from fashiondpo.judges.embeddings import CatalogueEmbeddings
+
+TOKENIZER_FOLDER = "tokenizer"
 _FINGERPRINT_ITEMS = 8
 
 Tokenize = Callable[[Sequence[str]], Tensor]
@@ -59,6 +64,7 @@ class OpenClipFeatures:
         config: Mapping[str, Any],
         tokenizer: Any | None = None,
         source: Path | str | None = None,
+        preprocessing: Preprocessing | None = None,
         device: torch.device | str = "cpu",
         batch_size: int = 256,
     ) -> None:
@@ -69,44 +75,52 @@ class OpenClipFeatures:
             name: for the feature id.
             config: its open_clip model configuration.
             tokenizer: a transformers CLIPTokenizer; without one the source has it.
-            source: where it was loaded from: a folder, or the open_clip name of a published model.
+            source: where it was loaded from: a folder that `save` wrote, or what open_clip knows a tokenizer by.
+            preprocessing: of a published model, which wants pixels as it was trained with; None: of a model of our own.
             device: where it computes; results come back to the CPU.
             batch_size: pictures or texts per forward.
         """
         self._model = model.to(device).eval().requires_grad_(False)
         self._name, self._config, self._device, self._batch_size = name, config, torch.device(device), batch_size
         self._tokenizer, self._source = tokenizer, source
-        preprocess = model.visual.preprocess_cfg
-        self._size_px = int(np.max(preprocess["size"]))
-        self._mean = torch.tensor(preprocess["mean"], device=device).view(3, 1, 1)
-        self._std = torch.tensor(preprocess["std"], device=device).view(3, 1, 1)
+        own = model.visual.preprocess_cfg
+        self._size_px = int(np.max(own["size"]))
+        self._mean = torch.tensor(own["mean"], device=device).view(3, 1, 1)
+        self._std = torch.tensor(own["std"], device=device).view(3, 1, 1)
+        self._preprocessing = preprocessing
         self._feature_id = f"{name.replace('/', '-')}-{weights_digest(model.state_dict())[:16]}"
+        if preprocessing is not None:  # the same weights give other features from other pixels, or with another GELU
+            gelu = "-quick" if config.get("quick_gelu", False) else ""
+            self._feature_id += f"-{preprocessing.digest}{gelu}"
 
     @classmethod
-    def load(
-        cls, folder_or_name: Path | str, device: torch.device | str = "cpu", *, pretrained: str | None = None
-    ) -> Self:
-        """Load a saved folder, or a published model by its open_clip name ("ViT-B-32", with its `pretrained` tag).
+    def load(cls, place: Path | str, device: torch.device | str = "cpu", *, pretrained: str | None = None) -> Self:
+        """Load a model from a place of this machine; nothing is fetched from anywhere.
+
+        Args:
+            place: a folder, a weights file, `open_clip:ViT-B-32/TAG` or `open_clip:ViT-B-32/FILE`; see `clip_places`.
+            device: where it computes.
+            pretrained: tag or file of the weights, where the place is open_clip's name of an architecture alone.
 
         Raises:
-            InvalidBundle: if the folder lacks a part, or the name or tag is unknown to open_clip.
+            InvalidBundle: if there is no such model here, a part of it is missing, or its weights do not fit.
         """
-        folder = Path(folder_or_name)
-        is_folder = folder.is_dir()
-        source = f"local-dir:{folder}" if is_folder else str(folder_or_name)
-        try:
-            model = open_clip.create_model(source, pretrained=pretrained, device=device, require_pretrained=True)
-            config = open_clip.get_model_config(source)
-            name = _saved_name(folder) if is_folder else f"{folder_or_name}-{pretrained}"
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise InvalidBundle(
-                f"{folder_or_name} is neither a folder of CLIP weights nor a published open_clip model: {error}"
-            ) from error
-        return cls(model, name=name, config=config, source=folder if is_folder else source, device=device)
+        found = find_clip(place, pretrained)
+        model: Any = open_clip_model(found)
+        if found.is_own:
+            return cls(model, name=found.name, config=found.config, source=found.folder, device=device)
+        return cls(
+            model,
+            name=found.name.removesuffix("-quickgelu"),
+            config=found.config,
+            source=_tokenizer_name(found),
+            preprocessing=Preprocessing.of(model.visual.preprocess_cfg),
+            device=device,
+        )
 
     @property
     def feature_id(self) -> str:
-        """Name and hash of the weights."""
+        """Name and hash of the weights; of a published model, of its preprocessing too."""
         return self._feature_id
 
     @property
@@ -139,7 +153,7 @@ class OpenClipFeatures:
             InvalidInput: for a published model: it is loaded by its name.
         """
         if isinstance(self._source, str):
-            raise InvalidInput(f"{self._name} is a published model: load it by its name instead of saving it")
+            raise InvalidInput(f"{self._name} is a published model: load it from its own place instead of saving it")
         save_weights(folder / WEIGHTS_FILE, self._model.state_dict())
         preprocess = {"mean": self._mean.flatten().tolist(), "std": self._std.flatten().tolist()}
         written = {"name": self._name, "model_cfg": self._config, "preprocess_cfg": preprocess}
@@ -147,6 +161,8 @@ class OpenClipFeatures:
         self._transformers_tokenizer().save_pretrained(folder / TOKENIZER_FOLDER)
 
     def _pixels(self, images: Sequence[Image]) -> Tensor:
+        if self._preprocessing is not None:
+            return self._preprocessing.pixels(images, self._device)
         return (square_batch(images, self._size_px, self._device) - self._mean) / self._std
 
     def _unit(self, batches: list[Tensor]) -> Tensor:
@@ -174,8 +190,8 @@ class OpenClipFeatures:
         return self._tokenizer
 
 
-def _saved_name(folder: Path) -> str:
-    return str(json.loads((folder / CONFIG_FILE).read_text()).get("name", folder.name))
+def _tokenizer_name(found: ClipPlace) -> str:
+    return found.name if found.folder is None else f"local-dir:{found.folder}"
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str], context_length: int) -> Tensor:
@@ -187,6 +203,29 @@ def tokenize(tokenizer: Any, texts: Sequence[str], context_length: int) -> Tenso
     return ids
 
 
+class ItemFeatures(Protocol):
+    """Features of a catalogue's items, wherever they come from."""
+
+    @property
+    def feature_id(self) -> str:
+        """Of the model that makes them."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The items."""
+
+    @property
+    def skipped(self) -> Container[int]:
+        """Items that have none, because their pictures are missing and that was accepted."""
+
+    def of(self, item_ids: Sequence[int]) -> Tensor:
+        """Features of items, in the order asked for: shape (n, dim), float32."""
+
+
 class CatalogueFeatures:
     """Features of a catalogue's items, each computed once.
 
@@ -195,16 +234,55 @@ class CatalogueFeatures:
     """
 
     def __init__(
-        self, features: ImageFeatures, catalogue: Catalogue, *, cache: Path | None = None, batch_size: int = 512
+        self,
+        features: ImageFeatures,
+        catalogue: Catalogue,
+        *,
+        cache: Path | None = None,
+        embeddings: CatalogueEmbeddings | None = None,
+        batch_size: int = 512,
     ) -> None:
-        """`cache`: a folder for the computed features, one .npy file per feature id and catalogue."""
-        self.features, self.catalogue = features, catalogue
+        """Nothing is computed yet.
+
+        Args:
+            features: compute what is not known.
+            catalogue: the items.
+            cache: a folder for the computed features, one .npy file per feature id and catalogue.
+            embeddings: of the whole catalogue, made before; then no item is computed here.
+            batch_size: items computed together.
+
+        Raises:
+            InvalidInput: if the embeddings are of another model or catalogue.
+        """
+        if embeddings is not None:
+            embeddings.check(features.feature_id, catalogue)
+        self.features, self._catalogue, self._embeddings = features, catalogue, embeddings
         self._cache, self._batch_size = cache, batch_size
         self._row_of = {item_id: row for row, item_id in enumerate(catalogue.item_ids())}
         self._is_known = np.zeros(len(self._row_of), dtype=bool)
         self._vectors: np.ndarray[Any, np.dtype[np.float32]] | None = None
-        if cache is not None and (path := self.cache_path()).exists():
+        if embeddings is None and cache is not None and (path := self.cache_path()).exists():
             self._vectors = self._read(path)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The items."""
+        return self._catalogue
+
+    @property
+    def feature_id(self) -> str:
+        """Of the model that computes them."""
+        return self.features.feature_id
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self.features.dim
+
+    @property
+    def skipped(self) -> Container[int]:
+        """Items that the embeddings leave out."""
+        return () if self._embeddings is None else self._embeddings.skipped
 
     def of(self, item_ids: Sequence[int], progress: Progress = no_progress) -> Tensor:
         """Features of items, in the order asked for: shape (n, dim); progress counts those still to be computed.
@@ -212,6 +290,8 @@ class CatalogueFeatures:
         Raises:
             UnknownItem, MissingImages: if the catalogue lacks an item or its picture.
         """
+        if self._embeddings is not None:
+            return self._embeddings.of(item_ids)
         rows = self._rows(item_ids)
         self._compute(rows, progress)
         assert self._vectors is not None
@@ -219,6 +299,8 @@ class CatalogueFeatures:
 
     def compute_all(self, progress: Progress = no_progress) -> None:
         """Compute what is not known yet, and write the cache if there is one; progress counts items."""
+        if self._embeddings is not None:
+            return
         missing = np.flatnonzero(~self._is_known)
         self._compute(missing, progress)
         if self._cache is not None and len(missing) and self._vectors is not None:

@@ -100,13 +100,18 @@ class FolderCatalogue:
             UnknownItem: if the catalogue has no such item.
             MissingImages: if pictures are missing; it counts them and names them, as item id and file.
         """
-        missing = []
+        if missing := self.missing_images(item_ids):
+            named = [f"item {item_id} ({file})" for item_id, file in missing.items()]
+            raise MissingImages(self._folder or Path("(no image folder was given)"), named)
+
+    def missing_images(self, item_ids: Iterable[int] | None = None) -> dict[int, str]:
+        """Items without a picture, with the file that the index names; of all items unless given. Raises UnknownItem."""
+        missing = {}
         for item_id in self._sorted_ids if item_ids is None else item_ids:
             path = self._path(self.item(item_id).item_id)
             if path is None or not path.is_file():
-                missing.append(f"item {item_id} ({self._files.get(item_id, 'the index names no file')})")
-        if missing:
-            raise MissingImages(self._folder or Path("(no image folder was given)"), missing)
+                missing[item_id] = self._files.get(item_id, "the index names no file")
+        return missing
 
     def _path(self, item_id: int) -> Path | None:
         file = self._files.get(item_id)

@@ -1,15 +1,12 @@
 """Small data sets in the real formats, and the real one where it is there."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fashiondpo.outfits.model import DataSet
-from fashiondpo.outfits.published import read_published
 from tests.unit.outfits.small_files import CATEGORIES, ITEM_CATEGORIES, ITEM_LINES, save_picture
 
 WriteIndex = Callable[[str, object], Path]
@@ -78,17 +75,3 @@ def write_jsonl(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return write
-
-
-@pytest.fixture(scope="session")
-def polyvore_u_folder(repository: Path) -> Path:
-    """The real index files; FASHIONDPO_POLYVORE_U says where they are."""
-    folder = Path(os.environ.get("FASHIONDPO_POLYVORE_U", repository.parent / "shared" / "data" / "polyvore-u"))
-    if not folder.is_dir():
-        pytest.skip("no Polyvore-U index files here; FASHIONDPO_POLYVORE_U names their folder")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def polyvore_u(polyvore_u_folder: Path) -> DataSet:
-    return read_published(polyvore_u_folder)
