@@ -7,7 +7,7 @@ category, so that the network must look at style and cannot get by with telling 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from fashiondpo.contracts import Outfit
 from fashiondpo.errors import InvalidInput
-from fashiondpo.judges.features import CatalogueFeatures
+from fashiondpo.judges.features import ItemFeatures
 from fashiondpo.judges.vbpr import VBPR, VBPRConfig
 from fashiondpo.judges.weights import round_to_half
 from fashiondpo.outfits.model import DataSet
@@ -35,6 +35,7 @@ class VBPRSettings:
         same_category_negatives, random_negatives: per positive.
         evaluate_every: steps between looks at the validation outfits; the best look is kept.
         validation_outfits: how many of them are looked at.
+        patience: looks without a better one before training stops early; 0: it never does.
     """
 
     hidden_dim: int = 192
@@ -48,6 +49,7 @@ class VBPRSettings:
     random_negatives: int = 1
     evaluate_every: int = 250
     validation_outfits: int = 2000
+    patience: int = 0
     device: str = "cpu"
 
 
@@ -69,7 +71,8 @@ class OutfitTable:
     """Outfits as rows of a feature table.
 
     Attributes:
-        features: of the items that occur, shape (items, dim).
+        item_ids: the items that occur, ascending.
+        features: of these items, shape (items, dim).
         slots: row of the item in every slot, -1 where an outfit has none. Shape (outfits, slots).
         categories: of each item, as 0, 1, … Shape (items,).
         by_category: item rows sorted by category. Shape (items,).
@@ -77,6 +80,7 @@ class OutfitTable:
         starts, counts: where each category lies in `by_category`. Shape (categories,).
     """
 
+    item_ids: tuple[int, ...]
     features: Tensor
     slots: Tensor
     categories: Tensor
@@ -86,15 +90,16 @@ class OutfitTable:
     counts: Tensor
 
 
-def outfit_table(items: CatalogueFeatures, outfits: Sequence[Outfit]) -> OutfitTable:
-    """Look up the features of every item of the outfits.
+def outfit_table(items: ItemFeatures, outfits: Sequence[Outfit]) -> OutfitTable:
+    """Look up the features of every item of the outfits; items that were skipped are empty slots.
 
     Raises:
         InvalidInput: if no outfit has two items.
     """
+    outfits = [_without_skipped(outfit, items.skipped) for outfit in outfits]
     outfits = [outfit for outfit in outfits if len(outfit.given_item_ids) > 1]
     if not outfits:
-        raise InvalidInput("VBPR needs outfits of at least two items")
+        raise InvalidInput("VBPR needs outfits of at least two items that have features")
     item_ids = sorted({item_id for outfit in outfits for item_id in outfit.given_item_ids})
     row_of = {item_id: row for row, item_id in enumerate(item_ids)}
     slots = torch.full((len(outfits), max(len(outfit.item_ids) for outfit in outfits)), -1)
@@ -105,6 +110,7 @@ def outfit_table(items: CatalogueFeatures, outfits: Sequence[Outfit]) -> OutfitT
     _, categories, counts = torch.unique(category_ids, return_inverse=True, return_counts=True)
     by_category, starts = categories.argsort(stable=True), counts.cumsum(0) - counts
     return OutfitTable(
+        item_ids=tuple(item_ids),
         features=items.of(item_ids),
         slots=slots,
         categories=categories,
@@ -113,6 +119,11 @@ def outfit_table(items: CatalogueFeatures, outfits: Sequence[Outfit]) -> OutfitT
         starts=starts,
         counts=counts,
     )
+
+
+def _without_skipped(outfit: Outfit, skipped: Container[int]) -> Outfit:
+    lacking = [slot for slot, item_id in enumerate(outfit.item_ids) if item_id is not None and item_id in skipped]
+    return outfit.without(*lacking) if lacking else outfit
 
 
 def bpr_loss(positive: Tensor, negative: Tensor) -> Tensor:
@@ -137,7 +148,7 @@ def fitb_accuracy(positive: Tensor, negative: Tensor) -> float:
 
 
 def train_vbpr(
-    items: CatalogueFeatures,
+    items: ItemFeatures,
     data_set: DataSet,
     settings: VBPRSettings | None = None,
     *,
@@ -154,7 +165,8 @@ def train_vbpr(
         settings: size and schedule.
         train_split, valid_split: their names.
         seed: decides everything random.
-        progress: called after every step with the loss, and now and then with the validation AUC.
+        progress: called after every step with the loss, and now and then with the validation AUC; a training that stops
+            early does not reach its total.
 
     Returns:
         The best network, in eval mode, rounded to the half precision in which it is saved; and how it ranks on the
@@ -169,18 +181,18 @@ def train_vbpr(
     table = outfit_table(items, data_set.split(train_split))
     valid = outfit_table(items, data_set.split(valid_split)[: settings.validation_outfits])
     config = VBPRConfig(
-        items.features.dim,
+        items.dim,
         settings.hidden_dim,
         settings.dim,
         settings.shared_map,
-        feature_id=items.features.feature_id,
+        feature_id=items.feature_id,
     )
     network = VBPR(config)
     network.standardise(table.features)
     network.to(settings.device)
     optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, settings.steps)
-    best, best_state = -1.0, copy.deepcopy(network.state_dict())
+    best, best_state, looks_since = -1.0, copy.deepcopy(network.state_dict()), 0
     for step in range(1, settings.steps + 1):
         loss = _step_loss(network, table, settings, generator)
         optimizer.zero_grad()
@@ -190,9 +202,12 @@ def train_vbpr(
         figures = {"loss": loss.item()}
         if step % settings.evaluate_every == 0 or step == settings.steps:
             figures["auc"] = rank(network, valid, seed=seed).auc_same_category
+            looks_since += 1
             if figures["auc"] > best:
-                best, best_state = figures["auc"], copy.deepcopy(network.state_dict())
+                best, best_state, looks_since = figures["auc"], copy.deepcopy(network.state_dict()), 0
         progress(step, settings.steps, figures)
+        if settings.patience and looks_since >= settings.patience:
+            break
     network.load_state_dict(best_state)
     round_to_half(network)
     network.eval().requires_grad_(False)
