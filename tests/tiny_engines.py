@@ -71,9 +71,10 @@ class Told:
 
 
 @contextmanager
-def running_engine(bundle: DiFashion, **options) -> Iterator[Engine]:
+def running_engine(bundle: DiFashion, *, rows_per_forward: int = 7, **options) -> Iterator[Engine]:
     """An engine at work; afterwards the bundle is as it was."""
-    engine = Engine(bundle, ConditionEncoder(bundle, Squares(), bundle.categories), HISTORY, **options)
+    encoder = ConditionEncoder(bundle, Squares(), bundle.categories)
+    engine = Engine(bundle, encoder, HISTORY, rows_per_forward=rows_per_forward, **options)
     engine.start()
     try:
         yield engine

@@ -1,8 +1,8 @@
 """The generator's engine: one thread owns the model and paints for everybody, step by step.
 
 Rows at different timesteps, with different guidance and numbers of steps share a forward. A request joins between two
-steps, leaves when it is done, and stops within two steps when it is cancelled. Every forward has the same number of
-rows (docs/decisions/0008-every-forward-has-the-same-shape.md), so what a request gets does not depend on who else asks.
+steps, leaves when it is done, and stops within two steps when it is cancelled. Every row comes out as from a full forward
+(docs/decisions/0014-forwards-of-proven-shapes.md), so what a request gets does not depend on who else asks.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Engine:
         encoder: ConditionEncoder,
         history: History,
         *,
-        rows_per_forward: int = 7,
+        rows_per_forward: int = 21,
         max_queued_rows: int = 512,
         adapter_rank: int = 4,
         metrics: EngineMetrics | None = None,
@@ -60,8 +60,7 @@ class Engine:
             bundle: its UNet carries no adapter.
             encoder: of this bundle.
             history: what is known of the users.
-            rows_per_forward: rows of every forward, padded if there are fewer. Seven on a CPU, where more are not
-                faster; more on a GPU.
+            rows_per_forward: rows of a full forward; fewer come out as from a full one.
             max_queued_rows: rows that may wait for their first step; more are refused.
             adapter_rank: largest rank of an adapter that can be used.
             metrics: whoever watches.

@@ -110,8 +110,9 @@ class Workbench:
         for job, of_job in picked:
             self._report(job, of_job)
         self._metrics.queue(self.queued_rows, self.running_rows)
-        seconds_per_row = (time.perf_counter() - started) / self._denoiser.capacity
-        self.seconds_per_row += 0.1 * (seconds_per_row - self.seconds_per_row)
+        if len(rows) == self._denoiser.capacity:
+            seconds_per_row = (time.perf_counter() - started) / len(rows)
+            self.seconds_per_row += 0.1 * (seconds_per_row - self.seconds_per_row)
 
     def _end_stopped(self) -> None:
         for painting in self._queue.paintings:
@@ -178,7 +179,7 @@ class Workbench:
         try:
             self.pool.slots.select(ref)
             started = time.perf_counter()
-            self._denoiser.advance(rows)
+            self._denoiser.advance(rows, ref)
             self._metrics.forward(len(rows), self._denoiser.capacity, time.perf_counter() - started)
             for job, of_job in picked:
                 if job.run is not None:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from fashiondpo.contracts import AdapterRef
 from fashiondpo.diffusion.conditions import ConditionEncoder, Conditions
+from fashiondpo.diffusion.engine_adapters import BASE
 from fashiondpo.diffusion.engine_forward import Denoiser
 from fashiondpo.diffusion.engine_jobs import Job
 from fashiondpo.diffusion.engine_requests import EngineMetrics, FinishedSet
@@ -86,9 +87,9 @@ class Studio:
             is_joint=False,
             has_previews=False,
         )
-        denoiser.advance(slot.rows)
+        denoiser.advance(slot.rows, BASE)
         started = time.perf_counter()
-        denoiser.advance(slot.rows)
+        denoiser.advance(slot.rows, BASE)
         seconds = time.perf_counter() - started
         denoiser.forget()
         self.bundle.decode_latents(slot.states[:1, -1])

@@ -43,7 +43,7 @@ class TestCompletedOutfit:
         made = Generation.model_validate(client.post("/generate", json=body).json())
         (one,) = made.candidate_sets
         assert (made.status, made.done, made.total, made.problem) == ("succeeded", 3, 3, None)
-        assert (made.scheduler, made.rows_per_forward, made.adapter.version) == ("ddim", 7, 0)
+        assert (made.scheduler, made.rows_per_forward, made.adapter.version) == ("ddim", 21, 0)
         assert (one.set_id, one.sampler.num_inference_steps, one.base_digest) == ("mine", 3, made.base_digest)
         again = completion(steps=3, outfit_id=12, seeds=[[c.seed for c in one.candidates]])
         assert images(client.post("/generate", json=again).json()) == [c.image for c in one.candidates]
