@@ -21,10 +21,10 @@ from services.generator.generation import ENDED, LiveGeneration, News
 
 
 class Watch:
-    """Waits, in the event loop, for news of a generation; to be used as a context."""
+    """Waits, in the event loop, for news of a generation, or only for its end; to be used as a context."""
 
-    def __init__(self, generation: LiveGeneration) -> None:
-        self._generation = generation
+    def __init__(self, generation: LiveGeneration, *, to_steps: bool = True) -> None:
+        self._generation, self._to_steps = generation, to_steps
         self._happened = asyncio.Event()
         self._end: Callable[[], None] = lambda: None
 
@@ -36,7 +36,7 @@ class Watch:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._happened.set)
 
-        self._end = self._generation.subscribe(tell)
+        self._end = self._generation.subscribe(tell, to_steps=self._to_steps)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -79,7 +79,7 @@ class EventStream:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         with Watch(self.generation) as watch:
             news = self.generation.news(0)
-            yield _event("progress", await asyncio.to_thread(self._progress, news))
+            yield _event("progress", await self._progress(news))
             while True:
                 for candidate_set in news.finished:
                     yield _event("set", candidate_set)
@@ -90,9 +90,14 @@ class EventStream:
                     yield KEEPALIVE_COMMENT
                 news = later
                 if news.steps or not (news.finished or news.is_ended):
-                    yield _event("progress", await asyncio.to_thread(self._progress, news))
+                    yield _event("progress", await self._progress(news))
 
-    def _progress(self, news: News) -> GenerationProgress:
+    async def _progress(self, news: News) -> GenerationProgress:
+        if any(step.previews for step in news.steps):
+            return await asyncio.to_thread(self._told, news)  # pictures are made smaller and encoded
+        return self._told(news)
+
+    def _told(self, news: News) -> GenerationProgress:
         return GenerationProgress(
             generation_id=self.generation.plan.generation_id,
             status=news.status,

@@ -81,6 +81,7 @@ class LiveGeneration:
         self.plan, self.is_detached = plan, is_detached
         self._lock = Lock()
         self._readers: list[Callable[[], None]] = []
+        self._enders: list[Callable[[], None]] = []
         self._waiting = 0
         self._mark = 0
         self._moved: dict[str, tuple[int, SetStep]] = {}
@@ -133,7 +134,10 @@ class LiveGeneration:
                 set_id: (mark, SetStep(set_id, step.step, step.num_steps))
                 for set_id, (mark, step) in self._moved.items()
             }
+            enders = tuple(self._enders)
         self._tell()
+        for ender in enders:
+            ender()
 
     def view(self) -> Generation:
         """Everything that is there of it now."""
@@ -165,14 +169,18 @@ class LiveGeneration:
                 finished=tuple(candidate_set for changed, candidate_set in self._finished if changed > mark),
             )
 
-    def subscribe(self, reader: Callable[[], None]) -> Callable[[], None]:
-        """Call the reader, on whatever thread, whenever something happened; returns what ends that."""
+    def subscribe(self, reader: Callable[[], None], *, to_steps: bool = True) -> Callable[[], None]:
+        """Call the reader, on whatever thread, whenever something happened; returns what ends that.
+
+        Whoever only waits for the end should not be woken by steps: the model has better use for the cores.
+        """
+        readers = self._readers if to_steps else self._enders
         with self._lock:
-            self._readers.append(reader)
+            readers.append(reader)
 
         def unsubscribe() -> None:
             with self._lock:
-                self._readers.remove(reader)
+                readers.remove(reader)
 
         return unsubscribe
 

@@ -56,7 +56,7 @@ class Exchange:
     async def _live_result(self, live: LiveGeneration, gone: asyncio.Task[None]) -> Response:
         live.attach()
         try:
-            with Watch(live) as watch:
+            with Watch(live, to_steps=False) as watch:
                 ended = asyncio.create_task(watch.ended())
                 try:
                     await asyncio.wait({ended, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -90,7 +90,7 @@ class Exchange:
     async def stopped(self, found: LiveGeneration | Generation) -> None:
         """Wait until it has ended, which a generation that was told to stop does soon."""
         if isinstance(found, LiveGeneration):
-            with Watch(found) as watch, suppress(TimeoutError):
+            with Watch(found, to_steps=False) as watch, suppress(TimeoutError):
                 await asyncio.wait_for(watch.ended(), _STOPPED_WITHIN_S)
 
     def _leave(self, live: LiveGeneration) -> None:
