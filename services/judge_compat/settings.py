@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
-
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -17,4 +14,4 @@ class JudgeCompatSettings(CatalogueJudgeSettings, BaseSettings):
     model_config = SettingsConfigDict(env_prefix="JUDGE_COMPAT_", frozen=True, hide_input_in_errors=True)
 
     port: int = Field(8002, ge=0, le=65535, description="0 takes a free one; the log line `listening` tells which.")
-    vbpr: Path | Literal["mini"] = Field("mini", description="VBPR weights: 'mini', a folder, or a published file.")
+    vbpr: str = Field("mini", description="VBPR weights: 'mini', a profile, a folder, or a published file.")

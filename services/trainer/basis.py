@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from fashiondpo.contracts import SamplerSettings
 from fashiondpo.outfits.model import DataSet
@@ -29,5 +28,5 @@ def load_basis(settings: TrainerSettings) -> Basis:
     """
     return Basis(
         load_data_set(settings.place(settings.data_set, "catalogue")),
-        read_bundle_sampler(Path(settings.place(settings.bundle, "bundle"))),
+        read_bundle_sampler(settings.models.bundle(settings.bundle)),
     )
