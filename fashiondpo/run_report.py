@@ -67,7 +67,9 @@ def evaluate_versions(
     count = outfits or settings.report_outfits
     evaluator = workspace.evaluator(split, count, settings, generator=generator, judges=judges)
     manifest = workspace.adapters.manifest(after) if after else None
-    seconds = dict(workspace.feedback.round(manifest.round_id).seconds) if manifest else {}
+    # an imported adapter has no round
+    is_of_a_round = manifest is not None and manifest.round_id in workspace.feedback.round_ids()
+    seconds = dict(workspace.feedback.round(manifest.round_id).seconds) if manifest and is_of_a_round else {}
     if training is None:
         training = read_metrics(workspace.folder / "training" / manifest.round_id) if manifest else ()
     measurements = []

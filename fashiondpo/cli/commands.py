@@ -10,6 +10,7 @@ from fashiondpo.cli import adapters, data, rounds, stages
 from fashiondpo.cli.complete import complete
 from fashiondpo.cli.demo import demo
 from fashiondpo.cli.experiment import curve, experiment
+from fashiondpo.cli.importing import export, import_
 from fashiondpo.cli.pretrain import pretrain
 from fashiondpo.cli.services import up
 from fashiondpo.telemetry import configure_logging
@@ -24,6 +25,8 @@ app.add_typer(data.app, name="data")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(rounds.app, name="rounds")
 app.command()(pretrain)
+app.command("import")(import_)
+app.command()(export)
 app.command()(complete)
 app.command()(stages.generate)
 app.command()(stages.score)

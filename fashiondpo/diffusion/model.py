@@ -185,13 +185,16 @@ def save_bundle(bundle: DiFashion, folder: Path, *, dtype: torch.dtype | None = 
         else:
             part.save_pretrained(folder / name)
         _forget_origin(folder / name / "config.json")
+    write_bundle_index(folder, bundle.sampler, bundle.categories)
+    return replace(bundle, digest=bundle_digest(folder))
+
+
+def write_bundle_index(folder: Path, sampler: SamplerSettings, categories: Mapping[int, Category]) -> None:
+    """Write what a bundle has beside its parts: which class is where, default sampler settings, categories."""
     index = {"_class_name": "DiFashion"} | {name: [lib, cls.__name__] for name, (lib, cls) in _PARTS.items()}
     _write_json(folder / "model_index.json", index)
-    categories = [
-        {"category_id": c.category_id, "name": c.name, "is_paired": c.is_paired} for c in bundle.categories.values()
-    ]
-    _write_json(folder / _OWN_FILE, {"sampler": bundle.sampler.model_dump(), "categories": categories})
-    return replace(bundle, digest=bundle_digest(folder))
+    listed = [{"category_id": c.category_id, "name": c.name, "is_paired": c.is_paired} for c in categories.values()]
+    _write_json(folder / _OWN_FILE, {"sampler": sampler.model_dump(), "categories": listed})
 
 
 def load_bundle(folder: Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> DiFashion:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import nn
+from torch import Tensor, nn
 
 from fashiondpo.errors import InvalidBundle
 
@@ -30,12 +30,18 @@ def widen_conv_in(unet: UNet2DConditionModel, in_channels: int) -> None:
         in_channels, old.out_channels, kernel_size=3, padding=1, device=old.weight.device, dtype=old.weight.dtype
     )
     with torch.no_grad():
-        new.weight.zero_()
-        new.weight[:, : old.in_channels] = old.weight
+        new.weight.copy_(widened_weight(old.weight, in_channels))
         if new.bias is not None and old.bias is not None:
             new.bias.copy_(old.bias)
     unet.conv_in = new
     unet.register_to_config(in_channels=in_channels)
+
+
+def widened_weight(weight: Tensor, in_channels: int) -> Tensor:
+    """A convolution's weight (out, in, h, w) with more input channels; the new ones are zero, so they change nothing."""
+    wide = weight.new_zeros((weight.shape[0], in_channels, *weight.shape[2:]))
+    wide[:, : weight.shape[1]] = weight
+    return wide
 
 
 def is_difashion_unet(unet: UNet2DConditionModel) -> bool:

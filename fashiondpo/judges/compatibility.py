@@ -15,6 +15,10 @@ from fashiondpo.judges.base import JudgeInput, Outcome, Scored, Unscored, check_
 from fashiondpo.judges.features import CatalogueFeatures, GarmentFeatures, ImageFeatures, catalogue_features
 from fashiondpo.judges.vbpr import VBPR
 from fashiondpo.outfits.model import Catalogue
+from fashiondpo.telemetry import log
+
+NOT_REPRODUCIBLE = "+features-not-reproducible"
+"""Ends the version of a judge whose weights were trained on features that nobody can compute again."""
 
 
 class CompatibilityJudge:
@@ -41,8 +45,16 @@ class CompatibilityJudge:
             raise InvalidInput(f"VBPR takes features of width {config.feature_dim}, got {features.dim}")
         self._vbpr, self._features = vbpr.eval(), features
         self._items = catalogue_features(features, catalogue)
+        if not config.features_are_reproducible:
+            log().warning(
+                "compatibility features are not reproducible",
+                trained_on=config.feature_id,
+                scored_on=features.feature_id,
+                advice="train VBPR anew with `fashiondpo pretrain --preset vbpr` for scores that mean something",
+            )
+        mark = "" if config.features_are_reproducible else NOT_REPRODUCIBLE
         self._info = JudgeInfo(
-            criterion="compatibility", version=f"{vbpr.version}+{features.feature_id}", low=-1e6, high=1e6
+            criterion="compatibility", version=f"{vbpr.version}+{features.feature_id}{mark}", low=-1e6, high=1e6
         )
 
     @classmethod
@@ -58,7 +70,7 @@ class CompatibilityJudge:
 
     @property
     def info(self) -> JudgeInfo:
-        """Criterion and version; the scores have no fixed range, the bounds are nominal."""
+        """Criterion and version, which says where features are not reproducible; the bounds are nominal."""
         return self._info
 
     @torch.inference_mode()

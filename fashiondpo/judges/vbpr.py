@@ -10,6 +10,7 @@ instead of features: score = <phi(item), mean of psi(outfit items)> + w . item +
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Self
@@ -143,26 +144,47 @@ class VBPR(nn.Module):
             raise InvalidBundle(f"{path} is not a readable state dict: {error}") from error
         if not isinstance(state, dict):
             raise InvalidBundle(f"{path} holds a {type(state).__name__}, expected a state dict")
-        found = {_published_name(str(key)): value for key, value in state.items() if isinstance(value, Tensor)}
-        weights = {f"{name}.weight": found.get(f"{name}.weight", found.get(name)) for name in _LAYERS}
+        tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+        return cls.from_published({layer: tensors[key] for layer, key in published_layers(tensors).items()}, str(path))
+
+    @classmethod
+    def from_published(cls, state: Mapping[str, Tensor], source: str) -> Self:
+        """The published network from its layers; marked, since its features cannot be computed again.
+
+        Args:
+            state: by the names of `published_layers`; biases may be missing, and are zero then.
+            source: where they come from, for messages.
+
+        Raises:
+            InvalidBundle: if a layer is missing or they do not fit together.
+        """
+        weights = {name: state.get(name) for name in _PUBLISHED_MATRICES}
         if missing := [name for name, tensor in weights.items() if tensor is None or tensor.ndim != 2]:
-            raise InvalidBundle(f"{path} is not a published VBPR file: {', '.join(missing)} missing or not a matrix")
+            raise InvalidBundle(f"{source} is not a published VBPR file: {', '.join(missing)} missing or not a matrix")
         # 0.01 is LeakyReLU's default slope.
         hidden, feature_dim = weights["i_map1.weight"].shape  # type: ignore[union-attr]
         dim = weights["i_map2.weight"].shape[0]  # type: ignore[union-attr]
         network = cls(VBPRConfig(feature_dim, hidden, dim, True, 0.01, PUBLISHED_FEATURES, False))
-        biases = {
-            f"{name}.bias": found.get(f"{name}.bias", torch.zeros_like(getattr(network, name).bias)) for name in _LAYERS
-        }
-        buffers = {name: getattr(network, name) for name in ("feature_mean", "feature_std")}
+        own = network.state_dict()
+        rest = {name: torch.zeros_like(own[name]) for name in own if name.endswith(".bias")}
+        rest |= {name: own[name] for name in ("feature_mean", "feature_std")}
         try:
-            network.load_state_dict({**weights, **biases, **buffers})
+            network.load_state_dict({**rest, **state})
         except RuntimeError as error:
-            raise InvalidBundle(f"{path} is not a published VBPR file: {error}") from error
+            raise InvalidBundle(f"{source} is not a published VBPR file: {error}") from error
         return network
 
 
 _LAYERS = ("i_map1", "i_map2", "visual_bias")
+_PUBLISHED_MATRICES = tuple(f"{name}.weight" for name in _LAYERS)
+
+
+def published_layers(keys: Iterable[str]) -> dict[str, str]:
+    """Which published key holds which layer that scoring uses, by the layer's name here (`i_map1.weight`, …)."""
+    found = {_published_name(key): key for key in keys}
+    layers = {name: found.get(name, found.get(name.removesuffix(".weight"), "")) for name in _PUBLISHED_MATRICES}
+    layers |= {f"{name}.bias": found.get(f"{name}.bias", "") for name in _LAYERS}
+    return {name: key for name, key in layers.items() if key}
 
 
 def _published_name(key: str) -> str:

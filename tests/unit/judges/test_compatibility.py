@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from fashiondpo.errors import InvalidInput
 from fashiondpo.judges.base import Judge, JudgeInput
@@ -41,6 +42,19 @@ class TestCompatibilityJudge:
 
     def test_its_version_names_network_and_features(self, judge: CompatibilityJudge, features: OpenClipFeatures):
         assert judge.info.version == f"{network(features).version}+{features.feature_id}"
+
+    def test_says_in_version_and_log_that_published_weights_cannot_be_scored_as_they_were_meant(self, features, items):
+        vbpr = network(features, feature_id="unsaved-random-layer", features_are_reproducible=False)
+        with capture_logs() as lines:
+            info = CompatibilityJudge(vbpr, features, items).info
+        assert info.version == f"{vbpr.version}+{features.feature_id}+features-not-reproducible"
+        (line,) = lines
+        assert (line["log_level"], line["trained_on"]) == ("warning", "unsaved-random-layer")
+
+    def test_of_its_own_features_warns_of_nothing(self, features, items):
+        with capture_logs() as lines:
+            CompatibilityJudge(network(features), features, items)
+        assert lines == []
 
     def test_scores_are_vbprs_on_the_other_items(self, judge, features, data: DataSet):
         weights = {name: tensor.double().numpy() for name, tensor in network(features).state_dict().items()}
