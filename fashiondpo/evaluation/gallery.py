@@ -106,17 +106,17 @@ def draw_gallery(rows: Sequence[GalleryRow]) -> bytes:
     left = max(max(len(row.given), len(row.history) + 1) for row in rows)
     right = max(max(len(row.before), len(row.after)) for row in rows)
     height = CAPTION + 2 * (LABEL + TILE + SCORE)
-    width = 2 * MARGIN + GUTTER + _span(left) + _span(right)
+    width = 2 * MARGIN + GUTTER + span_px(left) + span_px(right)
     tops = list(accumulate([height + SPACE] * (len(rows) - 1), initial=MARGIN))
-    sheet = _Sheet(width, tops[-1] + height + MARGIN)
+    sheet = Sheet(width, tops[-1] + height + MARGIN)
     for row, top in zip(rows, tops, strict=True):
         if top != MARGIN:
             sheet.rule(top - SPACE // 2, width)
-        _draw_row(sheet, row, top, MARGIN + _span(left) + GUTTER)
+        _draw_row(sheet, row, top, MARGIN + span_px(left) + GUTTER)
     return encode_png(np.asarray(sheet.picture, dtype=np.uint8))
 
 
-def _draw_row(sheet: _Sheet, row: GalleryRow, top: int, right: int) -> None:
+def _draw_row(sheet: Sheet, row: GalleryRow, top: int, right: int) -> None:
     sheet.text((MARGIN, top), spoken(row.category), 17, INK)
     sheet.text((right, top + 4), f"user {row.user_id}, outfit {row.outfit_id}", 12, MUTED)
     first, second = top + CAPTION, top + CAPTION + LABEL + TILE + SCORE
@@ -149,11 +149,12 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
-def _span(tiles: int) -> int:
+def span_px(tiles: int) -> int:
+    """Width of so many tiles beside each other, before doubling."""
     return tiles * (TILE + GAP) - GAP
 
 
-class _Sheet:
+class Sheet:
     """A white sheet that is drawn on in plain pixels and comes out `SCALE` times as large."""
 
     def __init__(self, width: int, height: int) -> None:
@@ -161,10 +162,12 @@ class _Sheet:
         self._draw = ImageDraw.Draw(self.picture)
 
     def text(self, at: tuple[float, float], words: str, size: int, colour: str, *, anchor: str = "la") -> None:
+        """Words, from the top left corner unless another anchor is given."""
         place = (at[0] * SCALE, at[1] * SCALE)
         self._draw.text(place, words, fill=colour, font=_font(size * SCALE), anchor=anchor)
 
     def rule(self, y: int, width: int) -> None:
+        """A hairline across the sheet."""
         self._draw.line([MARGIN * SCALE, y * SCALE, (width - MARGIN) * SCALE, y * SCALE], fill=HAIRLINE, width=SCALE)
 
     def tile(self, at: tuple[int, int], image: Image | None, *, frame: str | None = None) -> None:

@@ -14,7 +14,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from fashiondpo.errors import InvalidBundle
+from fashiondpo.contracts import ItemSource
+from fashiondpo.errors import InvalidBundle, InvalidInput
 from fashiondpo.judges.base import JudgeInput, check_input
 from fashiondpo.judges.pixels import square_batch
 from fashiondpo.judges.weights import load_into, read_config, save_module
@@ -58,6 +59,17 @@ class HeldOutNet(nn.Module):
         logits: Tensor = self.head(self.body(pixels))
         return logits
 
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Load config.json and model.safetensors; raises InvalidBundle if one is missing or of another shape."""
+        config = read_config(folder)
+        try:
+            network = cls(HeldOutConfig(**config))  # type: ignore[arg-type]
+        except (TypeError, RuntimeError, ValueError) as error:
+            raise InvalidBundle(f"{folder} does not describe a held-out judge: {error}") from error
+        load_into(network, folder)
+        return network
+
 
 class HeldOutJudge:
     """Facts about a candidate, each 0 or 1: right category, colour harmony, the user's palette, the true colour."""
@@ -70,13 +82,7 @@ class HeldOutJudge:
     @classmethod
     def load(cls, folder: Path, catalogue: MiniCatalogue, device: torch.device | str = "cpu") -> Self:
         """Load what `save` wrote; raises InvalidBundle if a part is missing or of another shape."""
-        config = read_config(folder)
-        try:
-            network = HeldOutNet(HeldOutConfig(**config))  # type: ignore[arg-type]
-        except (TypeError, RuntimeError, ValueError) as error:
-            raise InvalidBundle(f"{folder} does not describe a held-out judge: {error}") from error
-        load_into(network, folder)
-        return cls(network, catalogue, device)
+        return cls(HeldOutNet.load(folder), catalogue, device)
 
     def save(self, folder: Path) -> None:
         """Write config.json and model.safetensors."""
@@ -92,11 +98,11 @@ class HeldOutJudge:
             true_item_ids: the item that was in each one's slot, where it is known; adds `colour_match`.
 
         Returns:
-            Per candidate `category_accuracy`, `harmony` (left out if no other item is given), `palette` and, with a
-            true item, `colour_match`.
+            Per candidate `category_accuracy`, `harmony` (left out if no other garment is given; those that are pictures
+            count with the colour that can be made out), `palette` and, with a true item, `colour_match`.
 
         Raises:
-            InvalidInput: if an input is no picture, or its slot or user does not exist.
+            InvalidInput: if an input is no picture, its slot or user does not exist, or a picture was not sent along.
             UnknownItem: if the catalogue lacks an item of an outfit.
             ValueError: if there is not one true item per input.
         """
@@ -122,13 +128,27 @@ class HeldOutJudge:
     def _facts(self, judge_input: JudgeInput, category: int, true_item_id: int | None) -> dict[str, float]:
         outfit, slot = judge_input.outfit, judge_input.slot
         colour = measured_colour(judge_input.image)
-        others = [self._catalogue.colour(item_id) for item_id in outfit.without(slot).given_item_ids]
+        others = [self._colour_of(item, judge_input) for item in outfit.without(slot).given_items]
         palette = self._catalogue.palette(outfit.user_id)
         is_readable = colour is not None
         facts = {"category_accuracy": float(is_readable and category == outfit.category_ids[slot])}
         if others:
-            facts["harmony"] = float(colour is not None and is_harmonious(colour, others))
+            facts["harmony"] = float(_goes_together(colour, others))
         facts["palette"] = float(colour in palette)
         if true_item_id is not None:
             facts["colour_match"] = float(colour == self._catalogue.colour(true_item_id))
         return facts
+
+    def _colour_of(self, item: ItemSource, judge_input: JudgeInput) -> int | None:
+        """A catalogue item's own colour; a picture's as it can be made out."""
+        if not isinstance(item, str):
+            return self._catalogue.colour(item)
+        if item not in judge_input.pictures:
+            raise InvalidInput(f"the picture {item} was not sent along")
+        return measured_colour(judge_input.pictures[item])
+
+
+def _goes_together(colour: int | None, others: Sequence[int | None]) -> bool:
+    """Whether all colours can be made out and some scheme explains them."""
+    known = [other for other in others if other is not None]
+    return colour is not None and len(known) == len(others) and is_harmonious(colour, known)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +94,25 @@ class TestHeldOutJudge:
         save_module(tmp_path, Says(0), config)
         with pytest.raises(InvalidBundle):
             HeldOutJudge.load(tmp_path, catalogue)
+
+
+class TestPicturesBeside:
+    """Garments of an outfit that are pictures, as when all slots are painted together."""
+
+    RED, GREEN, WHITE = (200, 30, 30), (30, 160, 30), (255, 255, 255)
+
+    def beside(self, data: DataSet, rgb: tuple[int, int, int]) -> JudgeInput:
+        """A red garment in the first slot, and a picture of this colour in the second."""
+        task, ref = data.gor_tasks("train", 1)[0], f"{0:064x}.png"
+        worn = task.model_copy(update={"item_images": {1: ref}})
+        return JudgeInput("c", worn, 0, garment(self.RED), pictures={ref: garment(rgb)})
+
+    @pytest.mark.parametrize(("rgb", "expected"), [(RED, 1), (GREEN, 0), (WHITE, 0)])
+    def test_count_with_the_colour_that_can_be_made_out(self, data: DataSet, catalogue, rgb, expected):
+        (facts,) = HeldOutJudge(Says(0), catalogue).measure([self.beside(data, rgb)])
+        assert facts["harmony"] == expected
+
+    def test_that_were_not_sent_along_are_refused(self, data: DataSet, catalogue):
+        unsent = replace(self.beside(data, self.RED), pictures={})
+        with pytest.raises(InvalidInput, match="was not sent along"):
+            HeldOutJudge(Says(0), catalogue).measure([unsent])
