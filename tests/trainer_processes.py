@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -64,6 +64,11 @@ class ModuleProcess:
     def main(self) -> psutil.Process:
         assert self._process is not None, f"{self.command} does not run"
         return psutil.Process(self._process.pid)
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it was started and its end was not waited for."""
+        return self._process is not None
 
     def kill9(self) -> None:
         """Kill it; the kernel kills a worker's child with it."""
@@ -223,6 +228,17 @@ class Deployment:
     @property
     def stores(self) -> Stores:
         return redis_stores(connect(self.valkey.url), FolderArtifacts(self.folder / "artifacts"))
+
+    @contextmanager
+    def artifacts_away(self) -> Iterator[None]:
+        """Their folder is somewhere else, as if its disk were no longer mounted; nobody may write beside it."""
+        folder, aside = self.folder / "artifacts", self.folder / "artifacts-aside"
+        folder.rename(aside)
+        try:
+            yield
+            assert not folder.exists(), "something was written beside what was there"
+        finally:
+            aside.rename(folder)
 
     def train(self, **changes: Any) -> str:
         """Start a small round."""

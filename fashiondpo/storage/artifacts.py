@@ -132,6 +132,10 @@ class FolderArtifacts(_Artifacts):
 
     A file is written under a temporary name and then moved, so that its own name never shows a part of it. What a
     killed writer leaves behind is a file named `.*.tmp` that nobody reads.
+
+    A local folder is made when something is first put. One that was there and is gone, for instance because its disk is
+    no longer mounted, is Unavailable: what lies in it is not lost, and nothing is written beside it. So is one from which
+    something is to be read and that is not there: whoever has a reference has it from somebody who put something.
     """
 
     def __init__(self, url_or_path: str | Path) -> None:
@@ -147,6 +151,8 @@ class FolderArtifacts(_Artifacts):
         except (ValueError, ImportError) as error:
             raise InvalidInput(f"artifacts cannot be kept at {self._url!r}: {error}") from error
         self._root = str(root).rstrip("/")
+        self._folder = Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
+        self._was_there = False
 
     def __str__(self) -> str:
         return self._url
@@ -154,22 +160,30 @@ class FolderArtifacts(_Artifacts):
     def _size(self, ref: str) -> int | None:
         with self._answering():
             try:
-                return int(self._fs.info(self._file(ref))["size"])
+                size = int(self._fs.info(self._file(ref))["size"])
             except FileNotFoundError:
+                self._check_folder()
                 return None
+            self._was_there = True
+            return size
 
     def _read(self, ref: str) -> bytes | None:
         with self._answering():
             try:
-                return bytes(self._fs.cat_file(self._file(ref)))
+                content = bytes(self._fs.cat_file(self._file(ref)))
             except FileNotFoundError:
+                self._check_folder(is_expected=True)
                 return None
+            self._was_there = True
+            return content
 
     def _write(self, ref: str, content: bytes) -> None:
         path = self._file(ref)
         with self._answering():
-            if isinstance(self._fs, LocalFileSystem):
+            if self._folder is not None:
+                self._check_folder()
                 replace_file(Path(path), content)
+                self._was_there = True
                 return
             folder = path.rpartition("/")[0]
             temporary = f"{folder}/.{uuid4().hex}.tmp"
@@ -179,16 +193,28 @@ class FolderArtifacts(_Artifacts):
 
     def _names(self) -> list[str]:
         with self._answering():
+            self._check_folder()
             files = [str(file) for file in self._fs.find(self._root or "/")]
         names = ((file, file.rpartition("/")[2]) for file in files)
         return [name for file, name in names if _is_ref(name) and file == self._file(name)]
 
     def _remove(self, ref: str) -> None:
-        with self._answering(), suppress(FileNotFoundError):
-            self._fs.rm_file(self._file(ref))
+        with self._answering():
+            self._check_folder()
+            with suppress(FileNotFoundError):
+                self._fs.rm_file(self._file(ref))
 
     def _file(self, ref: str) -> str:
         return f"{self._root}/{ref[:2]}/{ref}"
+
+    def _check_folder(self, *, is_expected: bool = False) -> None:
+        """Raises FileNotFoundError if the local folder is not there although it was, or although it is expected."""
+        if self._folder is None:
+            return
+        if self._folder.is_dir():
+            self._was_there = True
+        elif self._was_there or is_expected:
+            raise FileNotFoundError("its folder is not there; bring it back, or mount its disk")
 
     @contextmanager
     def _answering(self) -> Iterator[None]:

@@ -65,6 +65,12 @@ class FeedbackStore(Protocol):
     def pairs(self, round_id: str) -> tuple[PreferencePair, ...]:
         """The round's preference pairs; raises NotFound if none were ever put."""
 
+    def remove_sets(self, round_id: str, set_ids: Iterable[str]) -> None:
+        """Forget sets of a round, with their scores; nothing happens for sets that are not there or another round's."""
+
+    def remove_round(self, round_id: str) -> None:
+        """Forget a round: its sets with their scores, its pairs, at last its record. Nothing happens if there is none."""
+
 
 def merged_scores(candidate_set: CandidateSet, old: Iterable[Score], new: Iterable[Score]) -> tuple[Score, ...]:
     """The scores of a set after new ones came in: one per candidate and criterion.
@@ -199,6 +205,19 @@ class RecordFeedback(ABC):
             raise NotFound(f"no preference pairs were made for round {round_id!r}")
         return stored.pairs
 
+    def remove_sets(self, round_id: str, set_ids: Iterable[str]) -> None:
+        """Forget sets of a round, with their scores."""
+        checked_name(round_id)
+        for set_id in set_ids:
+            stored = self._read(SETS, set_id)
+            if stored is not None and stored.round_id == round_id:
+                self._remove_set(round_id, set_id)
+
+    def remove_round(self, round_id: str) -> None:
+        """Forget a round."""
+        self.remove_sets(round_id, self.set_ids(round_id))
+        self._remove_round(round_id)
+
     def _stored_set(self, set_id: str) -> StoredSet:
         stored = self._read(SETS, set_id)
         if stored is None:
@@ -223,13 +242,20 @@ class RecordFeedback(ABC):
     def _add_set(self, round_id: str, candidate_set: CandidateSet) -> StoredSet | None:
         """Keep the set as the round's next, unless there is one of its id: then return that."""
 
+    @abstractmethod
+    def _remove_set(self, round_id: str, set_id: str) -> None: ...
+
+    @abstractmethod
+    def _remove_round(self, round_id: str) -> None: ...
+
 
 class _LockedFeedback(RecordFeedback):
     """Feedback over records that can be had for oneself for a moment."""
 
     def __init__(self, records: Records) -> None:
         self._records = records
-        # Round and position of sets that were read before. Sets never change or move, so this cannot become stale.
+        # Round and position of sets that were read before. Sets never change or move; names of removed ones are not
+        # given again.
         self._places: dict[str, tuple[str, int]] = {}
         self._places_lock = Lock()
 
@@ -258,6 +284,17 @@ class _LockedFeedback(RecordFeedback):
                 placed = StoredSet(round_id=round_id, position=position, candidate_set=candidate_set)
                 self._records.write(SETS, placed)
             return stored
+
+    def _remove_set(self, round_id: str, set_id: str) -> None:
+        with self._records.exclusive():
+            self._records.remove(SCORES, set_id)
+            self._records.remove(SETS, set_id)
+        with self._places_lock:
+            self._places.pop(set_id, None)
+
+    def _remove_round(self, round_id: str) -> None:
+        self._records.remove(PAIRS, round_id)
+        self._records.remove(ROUNDS, round_id)
 
     def _positions(self, round_id: str) -> dict[str, int]:
         """Positions of the round's sets, by set id; reads only the sets that were not read before."""

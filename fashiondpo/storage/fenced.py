@@ -82,6 +82,17 @@ class FencedFeedback:
         """The round's preference pairs."""
         return self._feedback.pairs(round_id)
 
+    def remove_sets(self, round_id: str, set_ids: Iterable[str]) -> None:
+        """Forget sets of a round, with their scores."""
+        given = tuple(set_ids)
+        with self._guard():
+            self._feedback.remove_sets(round_id, given)
+
+    def remove_round(self, round_id: str) -> None:
+        """Forget a round."""
+        with self._guard():
+            self._feedback.remove_round(round_id)
+
 
 class FencedAdapters:
     """An adapter registry whose writes are refused with LeaseLost once the guard lets nobody in."""

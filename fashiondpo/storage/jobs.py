@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import count
 from threading import Condition
 from typing import Literal, Protocol, Self, get_args
 
@@ -124,6 +125,16 @@ class RoundJobs(Protocol):
             InvalidInput: if after_id is no event's id.
         """
 
+    def remove(self, round_id: str) -> None:
+        """Forget a round that has ended, with its events; its number is not given again.
+
+        Nothing happens if there is none.
+
+        Raises:
+            InvalidInput: if it has not ended.
+            LeaseLost: as `update`.
+        """
+
 
 JOBS = Kind("jobs", RoundJob, lambda job: job.round_id)
 
@@ -140,6 +151,7 @@ class MemoryJobs:
         self._jobs: dict[str, bytes] = {}
         self._events: dict[str, deque[RoundEvent]] = {}
         self._counts: dict[str, int] = {}
+        self._numbers = count(1)
         self._kept_events = kept_events
         self._guard: Callable[[], AbstractContextManager[None]] = nullcontext
 
@@ -155,7 +167,7 @@ class MemoryJobs:
         with self._changed:
             if job.round_id in self._jobs:
                 return same_request(self._read(job.round_id), job)
-            numbered = job.model_copy(update={"number": len(self._jobs) + 1})
+            numbered = job.model_copy(update={"number": next(self._numbers)})
             self._jobs[job.round_id] = record_to_json(numbered)
             return self._read(job.round_id)
 
@@ -190,8 +202,8 @@ class MemoryJobs:
         """Tell the round's readers."""
         with self._guard(), self._changed:
             self._read(round_id)
-            count = self._counts[round_id] = self._counts.get(round_id, 0) + 1
-            event = make_event(f"{count}-0", utc_now(), kind, details)
+            place = self._counts[round_id] = self._counts.get(round_id, 0) + 1
+            event = make_event(f"{place}-0", utc_now(), kind, details)
             self._events.setdefault(round_id, deque(maxlen=self._kept_events)).append(event)
             self._changed.notify_all()
             return event
@@ -208,6 +220,14 @@ class MemoryJobs:
                 if found or left <= 0:
                     return found
                 self._changed.wait(left)
+
+    def remove(self, round_id: str) -> None:
+        """Forget a round that has ended, with its events."""
+        with self._guard(), self._changed:
+            if checked_name(round_id) in self._jobs:
+                checked_end(self._read(round_id))
+                for kept in (self._jobs, self._events, self._counts):
+                    kept.pop(round_id, None)
 
     def _read(self, round_id: str) -> RoundJob:
         content = self._jobs.get(checked_name(round_id))
@@ -234,6 +254,12 @@ def edited(job: RoundJob, edit: Edit) -> RoundJob:
 def cancel_requested(job: RoundJob) -> RoundJob:
     """The job after somebody asked for it to stop."""
     return job if job.is_finished else job.model_copy(update={"is_cancel_requested": True})
+
+
+def checked_end(job: RoundJob) -> None:
+    """Raises InvalidInput if the round has not ended."""
+    if not job.is_finished:
+        raise InvalidInput(f"round {job.round_id!r} is {job.state}: have it cancelled before it is removed")
 
 
 def same_request(stored: RoundJob, asked: RoundJob) -> RoundJob:

@@ -54,6 +54,9 @@ class Records(Protocol):
     def write(self, kind: Kind[RecordT], record: RecordT) -> None:
         """Keep the record; raises InvalidInput for a malformed name or what JSON cannot hold."""
 
+    def remove(self, kind: Kind[RecordT], name: str) -> None:
+        """Forget the record; nothing happens if there is none. Raises InvalidInput for a malformed name."""
+
 
 class MemoryRecords:
     """Records of this process. They are kept as JSON, so that what JSON would change or refuse is seen here too."""
@@ -78,6 +81,10 @@ class MemoryRecords:
     def write(self, kind: Kind[RecordT], record: RecordT) -> None:
         """Keep the record."""
         self._contents[kind.folder, checked_name(kind.name_of(record))] = record_to_json(record)
+
+    def remove(self, kind: Kind[RecordT], name: str) -> None:
+        """Forget the record."""
+        self._contents.pop((kind.folder, checked_name(name)), None)
 
 
 class FolderRecords:
@@ -109,6 +116,10 @@ class FolderRecords:
     def write(self, kind: Kind[RecordT], record: RecordT) -> None:
         """Keep the record; it survives a crash once this returns."""
         replace_file(self._file(kind, kind.name_of(record)), record_to_json(record))
+
+    def remove(self, kind: Kind[RecordT], name: str) -> None:
+        """Forget the record."""
+        self._file(kind, name).unlink(missing_ok=True)
 
     def _file(self, kind: Kind[RecordT], name: str) -> Path:
         return self._path / kind.folder / f"{checked_name(name)}.json"

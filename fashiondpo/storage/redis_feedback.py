@@ -7,7 +7,7 @@ from itertools import islice
 
 from fashiondpo.contracts import CandidateSet, ScoredSet
 from fashiondpo.errors import NotFound
-from fashiondpo.storage.feedback import ROUNDS, SCORES, SETS, RecordFeedback, StoredScores, StoredSet
+from fashiondpo.storage.feedback import PAIRS, ROUNDS, SCORES, SETS, RecordFeedback, StoredScores, StoredSet
 from fashiondpo.storage.leases import Lease
 from fashiondpo.storage.records import Kind, RecordT, checked_name, record_to_json
 from fashiondpo.storage.redis_connection import LuaScript, RedisPart
@@ -40,6 +40,14 @@ if kept ~= ARGV[2] then
 end
 redis.call('SET', KEYS[2], ARGV[3])
 return 1
+""")
+_REMOVE_SET = LuaScript("""
+redis.call('LREM', KEYS[4], 0, ARGV[2])
+return redis.call('DEL', KEYS[3], KEYS[2])
+""")
+_REMOVE_ROUND = LuaScript("""
+redis.call('ZREM', KEYS[4], ARGV[2])
+return redis.call('DEL', KEYS[3], KEYS[2])
 """)
 SETS_PER_READ = 64
 """Scored sets that are read together: some hundred kilobytes."""
@@ -119,6 +127,17 @@ class RedisFeedback(RedisPart, RecordFeedback):
         keys = [self._name(SETS, set_id), self._key("round-sets", round_id)]
         there = self._run(_ADD_SET, keys, [record_to_json(placed).decode(), set_id])
         return None if there is None else self._parsed(SETS, set_id, there)
+
+    def _remove_set(self, round_id: str, set_id: str) -> None:
+        keys = [self._name(SETS, set_id), self._name(SCORES, set_id), self._key("round-sets", round_id)]
+        self._run(_REMOVE_SET, keys, [set_id])
+
+    def _remove_round(self, round_id: str) -> None:
+        self._run(
+            _REMOVE_ROUND,
+            [self._name(ROUNDS, round_id), self._name(PAIRS, round_id), self._key("round-ids")],
+            [round_id],
+        )
 
     def _name(self, kind: Kind[RecordT], name: str) -> str:
         return self._key(kind.folder, name)

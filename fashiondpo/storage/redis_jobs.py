@@ -10,7 +10,7 @@ from uuid import uuid4
 import redis
 from pydantic import JsonValue, ValidationError
 
-from fashiondpo.errors import DataFileError
+from fashiondpo.errors import DataFileError, NotFound
 from fashiondpo.messages import RoundEvent
 from fashiondpo.storage.aliases import utc_now
 from fashiondpo.storage.jobs import (
@@ -21,6 +21,7 @@ from fashiondpo.storage.jobs import (
     JobPage,
     RoundJob,
     cancel_requested,
+    checked_end,
     checked_page,
     edited,
     event_place,
@@ -71,6 +72,10 @@ end
 local id = redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], '*', 'name', ARGV[2], 'event', ARGV[3])
 redis.call('EXPIRE', KEYS[3], ARGV[5])
 return id
+""")
+_REMOVE = LuaScript("""
+redis.call('ZREM', KEYS[4], ARGV[2])
+return redis.call('DEL', KEYS[3], KEYS[2])
 """)
 _PAGE_OF_IDS = LuaScript("""
 local jobs = {}
@@ -176,6 +181,15 @@ class RedisJobs(RedisPart):
             entries = dict(streams).get(key, [])
             if entries or left <= 0:
                 return tuple(_event(event_id, fields["event"], key) for event_id, fields in entries)
+
+    def remove(self, round_id: str) -> None:
+        """Forget a round that has ended, with its events."""
+        try:
+            checked_end(self.get(round_id))  # one that has ended never begins again
+        except NotFound:
+            return
+        keys = [self._job(round_id), self._key("events", round_id), self._key("job-numbers")]
+        self._run(_REMOVE, keys, [round_id])
 
     @property
     def _unfinished(self) -> str:

@@ -14,6 +14,7 @@ _VOTE = LuaScript("""
 redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
 return redis.call('HVALS', KEYS[2])
 """)
+_FORGET = LuaScript("return redis.call('DEL', KEYS[2])")
 
 
 class RedisVotes(RedisPart):
@@ -28,6 +29,10 @@ class RedisVotes(RedisPart):
     def tally(self, candidate_set: CandidateSet) -> Tally:
         """Everybody's votes on a set."""
         return self._counted(candidate_set, self._ask("HVALS", self._ballots(candidate_set)))
+
+    def remove(self, set_id: str) -> None:
+        """Forget everybody's votes on a set."""
+        self._run(_FORGET, [self._key("votes", checked_name(set_id))])
 
     def _counted(self, candidate_set: CandidateSet, contents: list[str]) -> Tally:
         source = self._ballots(candidate_set)

@@ -20,6 +20,9 @@ from fashiondpo.errors import InvalidInput
 from fashiondpo.storage.leases import Lease, MemoryLeases
 from fashiondpo.storage.records import checked_name, record_to_json
 
+TRAFFIC_ROUND = "traffic"
+"""The round under which the feedback store has recorded sets, whichever round learns from them later."""
+
 
 class Provenance(Frozen):
     """What made a set's candidates. A round learns from sets of one provenance."""

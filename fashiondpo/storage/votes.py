@@ -58,6 +58,9 @@ class Votes(Protocol):
     def tally(self, candidate_set: CandidateSet) -> Tally:
         """Everybody's votes on a set."""
 
+    def remove(self, set_id: str) -> None:
+        """Forget everybody's votes on a set; nothing happens if there are none."""
+
 
 def count_votes(candidate_set: CandidateSet, ballots: Collection[Ballot]) -> Tally:
     """What voters think together: per candidate the mean of their votes.
@@ -119,6 +122,11 @@ class MemoryVotes:
         """Everybody's votes on a set."""
         with self._lock:
             return count_votes(candidate_set, list(self._ballots.get(checked_name(candidate_set.set_id), {}).values()))
+
+    def remove(self, set_id: str) -> None:
+        """Forget everybody's votes on a set."""
+        with self._lock:
+            self._ballots.pop(checked_name(set_id), None)
 
 
 def voter_hash(set_id: str, voter_id: str) -> str:

@@ -9,10 +9,7 @@ from fashiondpo.diffusion.engine import FinishedSet
 from fashiondpo.outfits.images import encode_png
 from fashiondpo.storage.artifacts import ArtifactStore
 from fashiondpo.storage.feedback import FeedbackStore
-from fashiondpo.storage.traffic import Traffic
-
-TRAFFIC_ROUND = "traffic"
-"""Round under which recorded sets are kept until a round takes them up."""
+from fashiondpo.storage.traffic import TRAFFIC_ROUND, Traffic
 
 
 @dataclass(frozen=True)

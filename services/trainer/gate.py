@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -21,8 +20,8 @@ from fashiondpo.storage.adapters import AdapterRegistry
 from fashiondpo.storage.artifacts import ArtifactStore
 from fashiondpo.storage.feedback import FeedbackStore
 from fashiondpo.telemetry import Progress
+from services.trainer.orders import GateSide, gate_name
 
-Side = Literal["before", "after"]
 Diversity = Callable[[Sequence[CandidateSet]], Floats]
 
 
@@ -79,8 +78,8 @@ class ResumableGate:
         after = self._measured("after", unpublished, weights)
         return decide(compare(before, after, self.weights), self.settings)
 
-    def _measured(self, side: Side, ref: AdapterRef, weights: AdapterWeights | None) -> Measured:
-        name = f"gate-{self.round_id}-{side}"
+    def _measured(self, side: GateSide, ref: AdapterRef, weights: AdapterWeights | None) -> Measured:
+        name = gate_name(self.round_id, side)
         requests = self.requests(name)
         painting, judging = self._progress_of(side, len(requests), len(self.parts.judges))
         record = RoundRecord(round_id=name, seed=0, adapter=ref)
@@ -109,7 +108,7 @@ class ResumableGate:
             diversity=self.diversity([s.candidate_set for s in scored]),
         )
 
-    def _progress_of(self, side: Side, outfits: int, judges: int) -> tuple[Progress, Progress]:
+    def _progress_of(self, side: GateSide, outfits: int, judges: int) -> tuple[Progress, Progress]:
         """For painting and judging of one side: each set counts once when painted and once per judge."""
         half = outfits * (1 + judges)
         start = 0 if side == "before" else half

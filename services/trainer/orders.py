@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, JsonValue, ValidationError
 
 from fashiondpo.contracts import AdapterRef, Frozen, RoundRecord
@@ -10,6 +12,9 @@ from fashiondpo.run_settings import RoundSource, RunSettings
 from fashiondpo.storage.jobs import RoundJob
 from fashiondpo.storage.records import first_problem
 from fashiondpo.storage.traffic import Provenance
+
+GateSide = Literal["before", "after"]
+"""Of a gate's comparison: with the adapter that the round began with, and with the new one."""
 
 
 class RoundOrder(Frozen):
@@ -56,3 +61,8 @@ def first_record(job: RoundJob) -> RoundRecord:
         adapter=order.adapter,
         settings=order.settings.model_dump(mode="json"),
     )
+
+
+def gate_name(round_id: str, side: GateSide) -> str:
+    """The round under which the feedback store has what the gate paints for one side of its comparison."""
+    return f"gate-{round_id}-{side}"

@@ -10,11 +10,12 @@ from kombu.exceptions import OperationalError
 
 from fashiondpo.errors import Unavailable
 
-ADVANCE, RECONCILE, SCORE_TRAFFIC, START_IF_DUE = (
+ADVANCE, RECONCILE, SCORE_TRAFFIC, START_IF_DUE, REMOVE_OLD = (
     "round.advance",
     "round.reconcile",
     "traffic.score",
     "round.start_if_due",
+    "round.remove_old",
 )
 """Names of the tasks."""
 

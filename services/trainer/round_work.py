@@ -16,7 +16,7 @@ from fashiondpo.contracts import (
     RoundRecord,
     TrainedAdapter,
 )
-from fashiondpo.errors import InvalidInput
+from fashiondpo.errors import InvalidInput, Unavailable
 from fashiondpo.offline import LocalGenerator, LocalTrainer, blank_requests
 from fashiondpo.pipeline import RoundParts, run_round
 from fashiondpo.remote import RemoteGenerator
@@ -161,10 +161,13 @@ class SliceTrainer:
     def train(
         self, round_id: str, sets: Sequence[CandidateSet], pairs: Sequence[PreferencePair], parent: AdapterRef
     ) -> TrainedAdapter:
-        """The new adapter; raises as `LocalTrainer.train`."""
-        folder = take_over_training(self.root, round_id, self.token)
-        self.goes_on(read_metrics(folder))
-        return replace(self.trainer, folder=folder.parent).train(folder.name, sets, pairs, parent)
+        """The new adapter; raises as `LocalTrainer.train`, and Unavailable if checkpoints cannot be read or written."""
+        try:
+            folder = take_over_training(self.root, round_id, self.token)
+            self.goes_on(read_metrics(folder))
+            return replace(self.trainer, folder=folder.parent).train(folder.name, sets, pairs, parent)
+        except OSError as error:
+            raise Unavailable(f"the training folder {self.root} does not answer, or is full: {error}") from error
 
 
 def claim_traffic(record: RoundRecord, order: RoundOrder, stores: Stores) -> RoundRecord:

@@ -91,6 +91,16 @@ class TrainerSettings(ServingSettings, BaseSettings):
         return str(self.assets / within) if name == "mini" else name
 
     def peer_key(self) -> str | None:
+    keep_rounds: int = Field(
+        0, ge=0, description="So many of the newest ended rounds are kept, older ones removed; 0: no such limit."
+    )
+    keep_rounds_days: float = Field(
+        0.0,
+        ge=0,
+        description="Rounds that ended so many days ago are removed, unless keep_rounds keeps them; 0: no limit.",
+    )
+    keep_check_s: float = Field(3600.0, gt=0, description="So often rounds that may be removed are looked for.")
+
         """The key for generator and judges, from whichever of the two settings; None without one.
 
         Raises:

@@ -10,7 +10,7 @@ from celery.signals import setup_logging, worker_process_init, worker_process_sh
 
 from fashiondpo.errors import Unavailable
 from fashiondpo.telemetry import log
-from services.trainer.queue import ADVANCE, RECONCILE, SCORE_TRAFFIC, START_IF_DUE
+from services.trainer.queue import ADVANCE, RECONCILE, REMOVE_OLD, SCORE_TRAFFIC, START_IF_DUE
 from services.trainer.worker_process import drain_children, worker_process
 
 
@@ -36,6 +36,12 @@ def score_recorded_traffic() -> None:
 def start_round_if_due() -> None:
     """Start a round over traffic, if enough has come in."""
     _tried(START_IF_DUE, lambda: worker_process().start_if_due())
+
+
+@shared_task(name=REMOVE_OLD)  # type: ignore[untyped-decorator]
+def remove_old_rounds() -> None:
+    """Remove rounds that need not be kept any more."""
+    _tried(REMOVE_OLD, lambda: worker_process().remove_old_rounds())
 
 
 def _tried(task: str, work: Callable[[], object], **ids: str) -> None:

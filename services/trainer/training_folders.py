@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from uuid import uuid4
 
+from fashiondpo.errors import Unavailable
 from fashiondpo.storage.records import checked_name, replace_file
 from fashiondpo.training.metrics import METRICS_FILE
 
@@ -46,6 +47,20 @@ def take_over_training(root: Path, round_id: str, token: int) -> Path:
         if old not in with_state[-1:]:
             shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def remove_training(root: Path, round_id: str) -> None:
+    """Remove all of a round's folders; nothing happens if there are none.
+
+    Raises:
+        Unavailable: if they cannot be removed now.
+    """
+    try:
+        shutil.rmtree(root / checked_name(round_id))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise Unavailable(f"the training folder {root} does not answer: {error}") from error
 
 
 def _lease_folders(root: Path, round_id: str) -> list[Path]:

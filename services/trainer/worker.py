@@ -9,7 +9,7 @@ from celery.beat import Scheduler
 
 from fashiondpo.errors import InvalidInput
 from fashiondpo.storage.redis_connection import without_password
-from services.trainer.queue import ADVANCE, RECONCILE, ROUNDS, SCORE_TRAFFIC, START_IF_DUE, UPKEEP
+from services.trainer.queue import ADVANCE, RECONCILE, REMOVE_OLD, ROUNDS, SCORE_TRAFFIC, START_IF_DUE, UPKEEP
 from services.trainer.settings import SLOWEST_STEP_S, TrainerSettings
 
 BROKER_TIMEOUT_S = 5.0
@@ -44,6 +44,7 @@ def beat_schedule(settings: TrainerSettings) -> dict[str, dict[str, Any]]:
         RECONCILE: settings.reconcile_s,
         SCORE_TRAFFIC: settings.score_traffic_s,
         **({START_IF_DUE: settings.continuous_check_s} if settings.continuous_sets else {}),
+        **({REMOVE_OLD: settings.keep_check_s} if settings.keep_rounds or settings.keep_rounds_days else {}),
     }
     return {
         name: {"task": name, "schedule": seconds, "options": {"queue": UPKEEP, "expires": seconds}}

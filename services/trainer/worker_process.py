@@ -21,6 +21,7 @@ from services.trainer.basis import Basis, load_basis
 from services.trainer.peers import Peers
 from services.trainer.queue import ADVANCE, CeleryQueue
 from services.trainer.reconcile import reconcile, start_if_due
+from services.trainer.retention import Retention, remove_old_rounds
 from services.trainer.settings import TrainerSettings
 from services.trainer.slice_contract import OpenWork, SliceEnd, SliceLimits
 from services.trainer.slices import advance
@@ -141,6 +142,17 @@ class WorkerProcess:
         return None if job is None else job.round_id
 
     def begin(self) -> None:
+    def remove_old_rounds(self) -> list[str]:
+        """Remove rounds that need not be kept any more."""
+        settings = self.settings
+        return remove_old_rounds(
+            self.stores,
+            settings.training_folder,
+            Retention(settings.keep_rounds, settings.keep_rounds_days),
+            holder=self.holder,
+            lease_s=settings.lease_s,
+        )
+
         """Once per process, before its first task: logs, traces, the signal to end, figures."""
         configure_logging(level=self.settings.log_level, form=self.settings.log_form)
         capture_standard_logging(level=self.settings.log_level, form=self.settings.log_form)

@@ -1,42 +1,25 @@
-"""What every adapter registry does, and what only files can go wrong with."""
+"""What every adapter registry does."""
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
-from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save
 
-from fashiondpo.contracts import AdapterManifest, AdapterRef, GateVerdict, Interval, content_digest
-from fashiondpo.errors import Conflict, CorruptArtifact, DataFileError, InvalidAdapter, InvalidInput, NotFound
+from fashiondpo.contracts import AdapterRef, content_digest
+from fashiondpo.errors import Conflict, InvalidAdapter, InvalidInput, NotFound
 from fashiondpo.storage.adapters import AdapterRegistry, FolderAdapters, MemoryAdapters, check_safetensors
-from fashiondpo.storage.artifacts import FolderArtifacts, MemoryArtifacts
-from fashiondpo.storage.redis_adapters import AliasHints, RedisAdapters
-from fashiondpo.storage.redis_connection import connect
-from tests.polling import eventually
+from fashiondpo.storage.artifacts import MemoryArtifacts
+from fashiondpo.storage.redis_adapters import RedisAdapters
 from tests.protocols.places import Places
-
-BASE = content_digest(b"base")
-PROMOTED = GateVerdict(
-    is_promoted=True,
-    reasons=("win rate clears the threshold",),
-    win_rate=Interval(mean=0.6, low=0.52, high=0.68),
-    combined_delta=Interval(mean=0.1, low=0.05, high=0.15),
-    diversity_ratio=0.98,
-    outfits=200,
-)
-REJECTED = PROMOTED.model_copy(update={"is_promoted": False, "reasons": ("diversity fell", "too few outfits")})
+from tests.protocols.small_adapters import BASE, PROMOTED, REJECTED, make_weights, publish
 
 Open = Callable[[], AdapterRegistry]
 
@@ -46,26 +29,6 @@ IMPLEMENTATIONS: dict[str, Callable[[Places], AdapterRegistry]] = {
     "folder": lambda places: FolderAdapters(places.folder()),
     "redis": lambda places: RedisAdapters(places.redis(), MemoryArtifacts(), places.prefix()),
 }
-
-
-def make_weights(value: float = 0.0) -> bytes:
-    return save({"to_q.lora_A.weight": np.full((4, 8), value, np.float32)})
-
-
-def publish(registry: AdapterRegistry, round_id: str = "r1", value: float = 0.0, **fields: object) -> AdapterManifest:
-    arguments = {
-        "base_digest": BASE,
-        "parent": AdapterRef(),
-        "rank": 4,
-        "targets": ["to_q", "to_out.0"],
-        "training": {"pairs": 120, "loss": 0.69, "optimizer": "adamw", "is_resumed": False, "limit": None},
-        "verdict": PROMOTED,
-    }
-    return registry.publish(make_weights(value), round_id=round_id, **(arguments | fields))
-
-
-def edit(path: Path, **fields: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
@@ -345,266 +308,3 @@ class TestAliases:
                 assert (registry.alias("champion"), registry.alias("previous")) == (champion, previous)
 
         follow()
-
-
-class TestFolderAdapters:
-    PUBLISH = (
-        "import sys\n"
-        "import numpy as np\n"
-        "from safetensors.numpy import save\n"
-        "from fashiondpo.contracts import AdapterRef, content_digest\n"
-        "from fashiondpo.storage.adapters import FolderAdapters\n"
-        "registry = FolderAdapters(sys.argv[1])\n"
-        "def publish(round_id, value=0.0):\n"
-        "    weights = save({'a': np.full(300_000, value, np.float32)})\n"
-        "    return registry.publish(weights, round_id=round_id, base_digest=content_digest(b'base'),\n"
-        "        parent=AdapterRef(), rank=4, targets=['to_q'], training={}, verdict=None)\n"
-    )
-
-    def test_opens_nothing_before_it_is_written_to(self, tmp_path):
-        registry = FolderAdapters(tmp_path / "adapters")
-        assert registry.versions() == () and registry.alias("champion") is None
-        assert list(tmp_path.iterdir()) == []
-
-    def test_survives_being_reopened(self, tmp_path):
-        registry = FolderAdapters(tmp_path)
-        manifests = [publish(registry, f"r{i}", i) for i in (1, 2)]
-        registry.activate(2)
-        reopened = FolderAdapters(str(tmp_path))
-        assert [reopened.manifest(version) for version in reopened.versions()] == manifests
-        assert reopened.weights(2) == make_weights(2)
-        assert (reopened.alias("champion"), reopened.alias_history()) == (2, registry.alias_history())
-        assert publish(reopened, "r3", 3).version == 3
-
-    def test_keeps_a_folder_per_version(self, tmp_path):
-        registry = FolderAdapters(tmp_path)
-        publish(registry)
-        registry.activate(1)
-        files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-        version = {"versions/000001/adapter.safetensors", "versions/000001/manifest.json"}
-        assert files == version | {"aliases.json", ".lock"}
-
-    def test_counts_on_after_a_million_versions(self, tmp_path):
-        registry = FolderAdapters(tmp_path)
-        publish(registry)
-        folder = tmp_path / "versions/000001"
-        edit(folder / "manifest.json", version=999_999, round_id="r999999")
-        folder.rename(tmp_path / "versions/999999")
-        assert publish(registry).version == 1_000_000
-        assert registry.versions() == (999_999, 1_000_000)
-
-    def test_notices_damaged_weights(self, tmp_path):
-        registry = FolderAdapters(tmp_path)
-        publish(registry)
-        (tmp_path / "versions/000001/adapter.safetensors").write_bytes(make_weights(1))
-        with pytest.raises(CorruptArtifact, match="version 1 are damaged"):
-            registry.weights(1)
-
-    def test_notices_weights_that_are_gone(self, tmp_path):
-        registry = FolderAdapters(tmp_path)
-        publish(registry)
-        (tmp_path / "versions/000001/adapter.safetensors").unlink()
-        with pytest.raises(CorruptArtifact, match="version 1 are gone"):
-            registry.weights(1)
-
-    @pytest.mark.parametrize(
-        ("change", "problem"),
-        [
-            (lambda path: path.write_bytes(path.read_bytes()[:50]), "cut short"),
-            (lambda path: edit(path, schema_version=2), "only 1 is known"),
-            (lambda path: edit(path, version=7), "manifest of version 7"),
-            (Path.unlink, "is missing"),
-        ],
-        ids=["cut short", "unknown schema", "another version", "missing"],
-    )
-    def test_names_the_manifest_that_cannot_be_read(self, tmp_path, change, problem):
-        registry = FolderAdapters(tmp_path)
-        publish(registry)
-        change(path := tmp_path / "versions/000001/manifest.json")
-        with pytest.raises(DataFileError, match=problem) as caught:
-            registry.manifest(1)
-        assert caught.value.path == path
-
-    def test_names_the_aliases_that_cannot_be_read(self, tmp_path):
-        (tmp_path / "aliases.json").write_text('{"champion": 3}')
-        with pytest.raises(DataFileError, match="no schema_version") as caught:
-            FolderAdapters(tmp_path).alias("champion")
-        assert caught.value.path == tmp_path / "aliases.json"
-
-    def test_leaves_folders_alone_that_are_not_called_like_versions(self, tmp_path):
-        for name in ("000001.bak", "1", "notes"):
-            (tmp_path / "versions" / name).mkdir(parents=True)
-        assert FolderAdapters(tmp_path).versions() == ()
-        assert publish(FolderAdapters(tmp_path)).version == 1
-
-    @pytest.mark.parametrize("step", ["Path.replace", "Path.rename"])
-    def test_shows_nothing_of_what_a_killed_publisher_wrote(self, tmp_path, start_python, step):
-        publish(FolderAdapters(tmp_path))
-        dies = f"import os\nfrom pathlib import Path\n{step} = lambda *paths: os._exit(9)\npublish('r2')\n"
-        assert start_python(self.PUBLISH + dies, tmp_path).wait(60) == 9
-        registry = FolderAdapters(tmp_path)
-        assert registry.versions() == (1,)
-        assert publish(registry, "r2", 2).version == 2
-        assert registry.weights(2) == make_weights(2)
-        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "versions"]
-        assert {path.name for path in (tmp_path / "versions/000002").iterdir()} == {
-            "adapter.safetensors",
-            "manifest.json",
-        }
-
-    def test_has_only_whole_versions_whenever_a_publisher_is_killed(self, tmp_path, start_python):
-        endless = self.PUBLISH + "for i in range(10_000): print(publish(f'r{i}', i).version, flush=True)\n"
-        seen = 0
-        for announced in (1, 4):
-            publisher = start_python(endless, tmp_path)
-            for _ in range(announced):
-                seen = max(seen, int(publisher.stdout.readline()))
-            publisher.kill()
-            publisher.wait(60)
-            registry = FolderAdapters(tmp_path)
-            versions = registry.versions()
-            assert versions == tuple(range(1, len(versions) + 1)) and len(versions) >= seen
-            assert all(content_digest(registry.weights(v)) == registry.manifest(v).digest for v in versions)
-
-    def test_gives_each_round_one_version_among_several_processes(self, tmp_path, start_python):
-        rounds = "for i in range(8): publish(f'r{i}', i)\n"
-        publishers = [start_python(self.PUBLISH + rounds, tmp_path) for _ in range(3)]
-        assert [publisher.wait(60) for publisher in publishers] == [0, 0, 0]
-        registry = FolderAdapters(tmp_path)
-        assert registry.versions() == tuple(range(1, 9))
-        assert sorted(registry.manifest(version).round_id for version in range(1, 9)) == [f"r{i}" for i in range(8)]
-
-
-class TestRedisAdapters:
-    PUBLISH = (
-        "import sys\n"
-        "import numpy as np\n"
-        "from safetensors.numpy import save\n"
-        "from fashiondpo.contracts import AdapterRef, content_digest\n"
-        "from fashiondpo.storage.artifacts import FolderArtifacts\n"
-        "from fashiondpo.storage.redis_adapters import RedisAdapters\n"
-        "from fashiondpo.storage.redis_connection import connect\n"
-        "registry = RedisAdapters(connect(sys.argv[1]), FolderArtifacts(sys.argv[3]), sys.argv[2])\n"
-        "def publish(round_id, value=0.0):\n"
-        "    weights = save({'a': np.full(300_000, value, np.float32)})\n"
-        "    return registry.publish(weights, round_id=round_id, base_digest=content_digest(b'base'),\n"
-        "        parent=AdapterRef(), rank=4, targets=['to_q'], training={}, verdict=None)\n"
-    )
-
-    @pytest.fixture
-    def prefix(self, places) -> str:
-        return places.prefix()
-
-    @pytest.fixture
-    def artifacts(self) -> MemoryArtifacts:
-        return MemoryArtifacts()
-
-    @pytest.fixture
-    def registry(self, places, prefix, artifacts) -> RedisAdapters:
-        return RedisAdapters(places.redis(), artifacts, prefix)
-
-    def test_keeps_weights_as_artifacts_and_the_rest_in_redis(self, registry, places, prefix, artifacts):
-        manifest = publish(registry)
-        registry.activate(1)
-        assert list(artifacts.refs()) == [f"{manifest.digest}.safetensors"]
-        names = {"adapter-manifests", "adapter-rounds", "adapter-last", "adapter-aliases"}
-        assert set(places.redis().scan_iter(f"{prefix}:*")) == {f"{prefix}:{name}" for name in names}
-
-    def test_is_the_same_for_every_replica(self, registry, places, prefix, artifacts):
-        other = RedisAdapters(places.redis(), artifacts, prefix)
-        manifests = [publish(registry, "r1"), publish(other, "r2", 1)]
-        registry.activate(1)
-        other.activate(2)
-        for replica in (registry, other):
-            assert [replica.manifest(version) for version in replica.versions()] == manifests
-            assert (replica.alias("champion"), replica.alias("previous")) == (2, 1)
-            assert replica.weights(2) == make_weights(1)
-
-    def test_writes_no_artifact_for_what_it_refuses(self, registry, artifacts):
-        with pytest.raises(InvalidInput):
-            publish(registry, rank=0)
-        assert list(artifacts.refs()) == []
-
-    def test_notices_weights_that_are_gone(self, registry, artifacts):
-        artifacts.delete(f"{publish(registry).digest}.safetensors")
-        with pytest.raises(CorruptArtifact, match="version 1 are gone"):
-            registry.weights(1)
-
-    def test_names_the_manifest_and_the_aliases_that_cannot_be_read(self, registry, places, prefix):
-        publish(registry)
-        places.redis().hset(f"{prefix}:adapter-manifests", "1", '{"schema_version": 2}')
-        places.redis().hset(f"{prefix}:adapter-aliases", "json", '{"champion": 3}')
-        with pytest.raises(DataFileError, match="only 1 is known"):
-            registry.manifest(1)
-        with pytest.raises(DataFileError, match="no schema_version"):
-            registry.alias("champion")
-
-    def test_moves_at_once_by_several_replicas_are_all_kept(self, registry, busy_threads):
-        for i in range(4):
-            publish(registry, f"r{i}", i)
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda i: registry.activate(i % 4 + 1), range(40)))
-        history = [move.version for move in registry.alias_history()]
-        assert all(a != b for a, b in pairwise(history)) and history[-1] == registry.alias("champion")
-        assert registry.alias("previous") == history[-2]
-
-    def test_of_two_rollbacks_at_once_one_is_refused(self, registry, busy_threads):
-        for i in (1, 2):
-            publish(registry, f"r{i}", i)
-            registry.activate(i)
-
-        def roll_back(_: int) -> str:
-            try:
-                return str(registry.rollback())
-            except Conflict:
-                return "refused"
-
-        with ThreadPoolExecutor(4) as pool:
-            assert sorted(pool.map(roll_back, range(4))) == ["1", "refused", "refused", "refused"]
-        assert len(registry.alias_history()) == 3
-
-    def test_gives_each_round_one_version_among_several_processes(
-        self, places, prefix, valkey_url, tmp_path, start_python
-    ):
-        publishes = self.PUBLISH + "for i in range(10): print(publish(f'r{i}', i).version, flush=True)\n"
-        running = [start_python(publishes, valkey_url, prefix, tmp_path) for _ in range(3)]
-        outputs = [process.communicate(timeout=60)[0] for process in running]
-        assert outputs[0] == outputs[1] == outputs[2]
-        registry = RedisAdapters(places.redis(), FolderArtifacts(tmp_path), prefix)
-        assert registry.versions() == tuple(range(1, 11))
-        assert {registry.manifest(v).round_id for v in registry.versions()} == {f"r{i}" for i in range(10)}
-        assert all(content_digest(registry.weights(v)) == registry.manifest(v).digest for v in registry.versions())
-
-
-class TestAliasHints:
-    def test_come_when_somebody_moves_an_alias(self, places):
-        client, prefix = places.redis(), places.prefix()
-        registry, hints = RedisAdapters(client, MemoryArtifacts(), prefix), AliasHints(client, prefix)
-        publish(registry)
-        assert not hints.wait(0.01)  # listens from now on
-        registry.activate(1)
-        assert hints.wait(20)
-        assert not hints.wait(0.01)
-        registry.activate(1)
-        assert not hints.wait(0.01)
-        hints.close()
-
-    def test_do_not_come_from_another_prefix(self, places):
-        client = places.redis()
-        hints = AliasHints(client, places.prefix())
-        assert not hints.wait(0.01)
-        RedisAdapters(client, MemoryArtifacts(), places.prefix()).activate(0)
-        assert not hints.wait(0.05)
-        hints.close()
-
-    def test_come_again_after_the_server_was_away(self, own_valkey):
-        client = connect(own_valkey.url, timeout_s=0.5, retries=1)
-        registry, hints = RedisAdapters(client, MemoryArtifacts()), AliasHints(client)
-        hints.wait(0.01)
-        own_valkey.kill9()
-        assert not hints.wait(0.05)
-        own_valkey.start()
-        eventually(lambda: not hints.wait(0.01) and client.pubsub_numsub("fashiondpo:adapters")[0][1] == 1)
-        registry.activate(0)
-        assert hints.wait(20)
-        hints.close()

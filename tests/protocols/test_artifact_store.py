@@ -226,6 +226,50 @@ class TestFolderArtifacts:
     @pytest.mark.parametrize("url", ["nosuchprotocol://bucket/prefix", "oss-hdfs-x://y"])
     def test_refuses_an_unknown_protocol(self, url):
         with pytest.raises(InvalidInput, match=url):
+    @pytest.mark.parametrize(
+        "use",
+        [
+            lambda store, ref: store.get(ref),
+            lambda store, ref: store.has(ref),
+            lambda store, ref: store.put(b"other pixels", "png"),
+            lambda store, ref: store.delete(ref),
+            lambda store, ref: list(store.refs()),
+        ],
+        ids=["get", "has", "put", "delete", "refs"],
+    )
+    @pytest.mark.parametrize("known_by", ["put", "get", "has", "a vain look"])
+    def test_is_unavailable_while_its_folder_is_away_and_has_all_of_it_when_it_is_back(
+        self, tmp_path, missing, known_by, use
+    ):
+        folder, aside = tmp_path / "artifacts", tmp_path / "aside"
+        ref = FolderArtifacts(folder).put(b"pixels", "png")
+        store = FolderArtifacts(folder)
+        looks = {
+            "put": lambda: store.put(b"more pixels", "png"),
+            "get": lambda: store.get(ref),
+            "has": lambda: store.has(ref),
+            "a vain look": lambda: store.has(missing),
+        }
+        looks[known_by]()
+        folder.rename(aside)
+        with pytest.raises(Unavailable, match="folder is not there"):
+            use(store, ref)
+        assert not folder.exists()
+        aside.rename(folder)
+        assert store.get(ref) == b"pixels"
+
+    def test_is_empty_where_no_folder_ever_was_but_takes_a_reference_for_a_sign_that_there_should_be_one(
+        self, tmp_path, missing
+    ):
+        store = FolderArtifacts(tmp_path / "artifacts")
+        assert not store.has(missing) and list(store.refs()) == []
+        store.delete(missing)
+        with pytest.raises(Unavailable, match="folder is not there"):
+            store.get(missing)
+        store.put(b"pixels", "png")
+        with pytest.raises(NotFound):
+            store.get(missing)
+
             FolderArtifacts(url)
 
     def test_shows_nothing_of_what_a_killed_writer_wrote(self, tmp_path, start_python):

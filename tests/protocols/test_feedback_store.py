@@ -1,8 +1,7 @@
-"""What every feedback store does, and what only files can go wrong with."""
+"""What every feedback store does."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from fashiondpo.contracts import (
     PreferencePair,
     Score,
 )
-from fashiondpo.errors import Conflict, DataFileError, InvalidInput, NotFound
+from fashiondpo.errors import Conflict, InvalidInput, NotFound
 from fashiondpo.storage.feedback import FeedbackStore, FolderFeedback, MemoryFeedback, merged_scores
 from fashiondpo.storage.redis_feedback import RedisFeedback
 from tests.protocols.places import Places
@@ -312,6 +311,52 @@ class TestPairs:
             store.pairs("r1")
 
 
+class TestRemoving:
+    @pytest.fixture(autouse=True)
+    def _rounds(self, store):
+        for round_id, sets in (("r1", ("s1", "s2")), ("r2", ("s3",))):
+            store.put_round(make_round(round_id))
+            for set_id in sets:
+                store.put_set(round_id, make_set(set_id))
+                store.put_scores(set_id, [make_score(f"{set_id}-0")])
+            store.put_pairs(round_id, [PreferencePair(set_id=sets[0], chosen=0, rejected=1, margin=1.0)])
+
+    def test_a_round_forgets_all_of_it_and_nothing_of_others(self, store):
+        store.remove_round("r1")
+        store.remove_round("r1")
+        assert store.round_ids() == ("r2",) and store.set_ids("r1") == ()
+        for look in (store.round, store.pairs):
+            with pytest.raises(NotFound):
+                look("r1")
+        for set_id in ("s1", "s2"):
+            with pytest.raises(NotFound):
+                store.scored(set_id)
+        assert len(store.scored("s3").scores) == len(store.pairs("r2")) == 1
+
+    def test_sets_leaves_the_others_of_their_round_in_their_order(self, store):
+        store.put_set("r1", make_set("s0"))
+        store.remove_sets("r1", ["s2", "s2", "never-put"])
+        assert store.set_ids("r1") == ("s1", "s0")
+        assert [len(scored.scores) for scored in store.scored_sets("r1")] == [1, 0]
+        assert store.round("r1") == make_round("r1")
+
+    def test_sets_of_another_round_does_nothing(self, store):
+        store.remove_sets("r1", ["s3"])
+        assert store.set_ids("r2") == ("s3",)
+
+    def test_leaves_no_score_to_a_set_that_is_put_under_the_name_later(self, store):
+        store.remove_sets("r1", ["s1"])
+        store.put_set("r1", make_set("s1"))
+        assert store.scored("s1").scores == () and store.set_ids("r1") == ("s2", "s1")
+
+    @pytest.mark.parametrize("name", NO_NAMES)
+    def test_refuses_what_is_no_name(self, store, name):
+        with pytest.raises(InvalidInput):
+            store.remove_round(name)
+        with pytest.raises(InvalidInput):
+            store.remove_sets(name, [])
+
+
 class TestAnyHistory:
     def test_leaves_every_implementation_as_a_dictionary_would_be(self, open_store):
         @settings(max_examples=15)
@@ -330,244 +375,3 @@ class TestAnyHistory:
                 )
 
         sets_stay_where_they_were_put_first()
-
-
-class TestFolderFeedback:
-    @pytest.fixture
-    def full(self, tmp_path) -> FolderFeedback:
-        store = FolderFeedback(tmp_path)
-        store.put_round(make_round())
-        store.put_set("r1", make_set("s2"))
-        store.put_set("r1", make_set("s1"))
-        store.put_scores("s1", [make_score("s1-0")])
-        store.put_pairs("r1", [PreferencePair(set_id="s1", chosen=0, rejected=1, margin=1)])
-        return store
-
-    READS = (
-        ("rounds/r1.json", lambda store: store.round("r1")),
-        ("sets/s1.json", lambda store: store.set("s1")),
-        ("sets/s1.json", lambda store: store.set_ids("r1")),
-        ("scores/s1.json", lambda store: store.scored("s1")),
-        ("pairs/r1.json", lambda store: store.pairs("r1")),
-    )
-
-    def test_opens_nothing_before_it_is_written_to(self, tmp_path):
-        store = FolderFeedback(tmp_path / "feedback")
-        assert store.round_ids() == () and store.set_ids("r1") == ()
-        assert list(tmp_path.iterdir()) == []
-
-    def test_survives_being_reopened(self, full, tmp_path):
-        reopened = FolderFeedback(str(tmp_path))
-        assert reopened.round("r1") == full.round("r1")
-        assert reopened.set_ids("r1") == ("s2", "s1")
-        assert list(reopened.scored_sets("r1")) == list(full.scored_sets("r1"))
-        assert reopened.pairs("r1") == full.pairs("r1")
-        reopened.put_set("r1", make_set("s0"))
-        assert reopened.set_ids("r1") == full.set_ids("r1") == ("s2", "s1", "s0")
-
-    def test_keeps_one_file_per_record_and_nothing_else(self, full, tmp_path):
-        files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-        records = {"rounds/r1.json", "sets/s1.json", "sets/s2.json", "scores/s1.json", "pairs/r1.json"}
-        assert files == records | {".lock"}
-
-    @pytest.mark.parametrize(("name", "read"), READS)
-    def test_names_the_file_that_is_cut_short(self, full, tmp_path, name, read):
-        path = tmp_path / name
-        path.write_bytes(path.read_bytes()[:-20])
-        with pytest.raises(DataFileError, match="cut short") as caught:
-            read(FolderFeedback(tmp_path))
-        assert caught.value.path == path
-
-    @pytest.mark.parametrize(("name", "read"), READS)
-    @pytest.mark.parametrize(
-        ("content", "problem"),
-        [
-            (b"", "cut short"),
-            (b"\x80\x04\x95", "not JSON"),
-            (b"[1, 2]", "no schema_version"),
-            (b'{"name": "somebody\'s settings"}', "no schema_version"),
-            (b'{"schema_version": 1, "mine": true}', "is no "),
-            (b'{"schema_version": 2}', "schema_version 2"),
-            (b'{"schema_version": "1"}', "schema_version '1'"),
-        ],
-    )
-    def test_names_the_file_that_is_foreign(self, full, tmp_path, name, read, content, problem):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(DataFileError, match=problem) as caught:
-            read(FolderFeedback(tmp_path))
-        assert caught.value.path == tmp_path / name
-
-    @pytest.mark.parametrize("name", sorted({name for name, _ in READS}))
-    def test_says_which_schema_version_it_knows(self, full, tmp_path, name):
-        path = tmp_path / name
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 3}))
-        with pytest.raises(DataFileError, match="has schema_version 3, but only 1 is known here"):
-            dict(self.READS)[name](FolderFeedback(tmp_path))
-
-    def test_notices_a_file_under_another_name(self, full, tmp_path):
-        (tmp_path / "sets/s9.json").write_bytes((tmp_path / "sets/s1.json").read_bytes())
-        with pytest.raises(DataFileError, match="'s1'") as caught:
-            FolderFeedback(tmp_path).set("s9")
-        assert caught.value.path == tmp_path / "sets/s9.json"
-
-    def test_leaves_files_alone_that_are_not_called_like_records(self, full, tmp_path):
-        (tmp_path / "sets/.0123.tmp").write_bytes(b"{")
-        (tmp_path / "sets/notes.txt").write_text("mine")
-        (tmp_path / "rounds/.hidden.json").write_text("mine")
-        assert FolderFeedback(tmp_path).set_ids("r1") == ("s2", "s1")
-        assert FolderFeedback(tmp_path).round_ids() == ("r1",)
-
-    def test_has_the_old_record_after_a_writer_was_killed(self, full, tmp_path, start_python):
-        dies_before_replacing = (
-            "import os, pathlib, sys\n"
-            "from fashiondpo.storage.feedback import FolderFeedback\n"
-            "store = FolderFeedback(sys.argv[1])\n"
-            "pathlib.Path.replace = lambda *paths: os._exit(9)\n"
-            "store.put_scores('s1', [store.scored('s1').scores[0].model_copy(update={'value': 9.0})])\n"
-        )
-        assert start_python(dies_before_replacing, tmp_path).wait(60) == 9
-        store = FolderFeedback(tmp_path)
-        assert store.scored("s1") == full.scored("s1")
-        store.put_scores("s1", [make_score("s1-0", 2.0)])
-        assert store.scored("s1").value("s1-0", "quality") == 2.0
-
-    def test_loses_no_score_of_judges_in_several_processes(self, tmp_path, start_python):
-        FolderFeedback(tmp_path).put_set("r1", make_set(candidates=30))
-        judges = (
-            "import sys\n"
-            "from fashiondpo.contracts import Score\n"
-            "from fashiondpo.storage.feedback import FolderFeedback\n"
-            "store = FolderFeedback(sys.argv[1])\n"
-            "for k in range(30):\n"
-            "    score = Score(candidate_id=f's1-{k}', criterion=sys.argv[2], judge_version='1', value=k)\n"
-            "    store.put_scores('s1', [score])\n"
-        )
-        running = [start_python(judges, tmp_path, criterion) for criterion in ("quality", "compatibility", "votes")]
-        assert [judge.wait(60) for judge in running] == [0, 0, 0]
-        assert len(FolderFeedback(tmp_path).scored("s1").scores) == 90
-
-    def test_gives_every_set_its_own_place_among_several_processes(self, tmp_path, start_python):
-        template = FolderFeedback(tmp_path)
-        template.put_set("r1", make_set("template"))
-        puts = (
-            "import sys\n"
-            "from fashiondpo.storage.feedback import FolderFeedback\n"
-            "store = FolderFeedback(sys.argv[1])\n"
-            "for i in range(20):\n"
-            "    set_id = f'{sys.argv[2]}-{i:02}'\n"
-            "    store.put_set('r1', store.set('template').model_copy(update={'set_id': set_id}))\n"
-        )
-        running = [start_python(puts, tmp_path, name) for name in "abc"]
-        assert [process.wait(60) for process in running] == [0, 0, 0]
-        set_ids = FolderFeedback(tmp_path).set_ids("r1")
-        assert set_ids == template.set_ids("r1") and len(set(set_ids)) == 61
-        for name in "abc":
-            own = [set_id for set_id in set_ids if set_id.startswith(f"{name}-")]
-            assert own == sorted(own)
-
-
-class TestRedisFeedback:
-    @pytest.fixture
-    def prefix(self, places) -> str:
-        return places.prefix()
-
-    @pytest.fixture
-    def full(self, places, prefix) -> RedisFeedback:
-        store = RedisFeedback(places.redis(), prefix)
-        store.put_round(make_round())
-        store.put_set("r1", make_set("s2"))
-        store.put_set("r1", make_set("s1"))
-        store.put_scores("s1", [make_score("s1-0")])
-        store.put_pairs("r1", [PreferencePair(set_id="s1", chosen=0, rejected=1, margin=1)])
-        return store
-
-    READS = (
-        ("rounds:r1", lambda store: store.round("r1")),
-        ("sets:s1", lambda store: store.set("s1")),
-        ("sets:s1", lambda store: list(store.scored_sets("r1"))),
-        ("sets:s1", lambda store: store.put_set("r1", make_set("s1"))),
-        ("scores:s1", lambda store: store.scored("s1")),
-        ("scores:s1", lambda store: store.put_scores("s1", [make_score("s1-1")])),
-        ("pairs:r1", lambda store: store.pairs("r1")),
-    )
-
-    def test_keeps_records_as_json_and_lists_of_what_there_is(self, full, places, prefix):
-        keys = set(places.redis().scan_iter(f"{prefix}:*"))
-        records = {"rounds:r1", "sets:s1", "sets:s2", "scores:s1", "pairs:r1", "round-ids", "round-sets:r1"}
-        assert keys == {f"{prefix}:{name}" for name in records}
-        assert json.loads(places.redis().get(f"{prefix}:rounds:r1"))["schema_version"] == 1
-
-    def test_keeps_everything_until_somebody_deletes_it(self, full, places, prefix):
-        client = places.redis()
-        assert {client.ttl(key) for key in client.scan_iter(f"{prefix}:*")} == {-1}
-
-    def test_knows_nothing_of_what_is_under_another_prefix(self, full, places):
-        other = RedisFeedback(places.redis(), places.prefix())
-        assert other.round_ids() == () and other.set_ids("r1") == ()
-        other.put_set("r9", make_set("s1"))
-        assert full.set_ids("r1") == ("s2", "s1")
-
-    @pytest.mark.parametrize(("key", "read"), READS)
-    @pytest.mark.parametrize(
-        ("content", "problem"),
-        [
-            ("", "cut short"),
-            ("{", "cut short"),
-            (b"\x80\x04\x95", "not JSON"),
-            ("[1, 2]", "no schema_version"),
-            ('{"schema_version": 1, "mine": true}', "is no "),
-            ('{"schema_version": 2}', "schema_version 2, but only 1 is known here"),
-        ],
-    )
-    def test_names_the_record_that_cannot_be_read(self, full, places, prefix, key, read, content, problem):
-        places.redis().set(f"{prefix}:{key}", content)
-        with pytest.raises(DataFileError, match=problem) as caught:
-            read(full)
-        assert str(caught.value.path) == f"{prefix}:{key}"
-
-    def test_reads_a_long_round_in_portions_and_in_order(self, full):
-        names = [f"t{i}" for i in range(150)]
-        for name in names:
-            full.put_set("r2", make_set(name))
-        full.put_scores("t149", [make_score("t149-0")])
-        scored = list(full.scored_sets("r2"))
-        assert [s.candidate_set.set_id for s in scored] == names
-        assert [len(s.scores) for s in scored] == [0] * 149 + [1]
-
-    def test_loses_no_score_of_judges_in_several_processes(self, places, prefix, valkey_url, start_python):
-        store = RedisFeedback(places.redis(), prefix)
-        store.put_set("r1", make_set(candidates=30))
-        judges = (
-            "import sys\n"
-            "from fashiondpo.contracts import Score\n"
-            "from fashiondpo.storage.redis_connection import connect\n"
-            "from fashiondpo.storage.redis_feedback import RedisFeedback\n"
-            "store = RedisFeedback(connect(sys.argv[1]), sys.argv[2])\n"
-            "for k in range(30):\n"
-            "    score = Score(candidate_id=f's1-{k}', criterion=sys.argv[3], judge_version='1', value=k)\n"
-            "    store.put_scores('s1', [score])\n"
-        )
-        running = [start_python(judges, valkey_url, prefix, name) for name in ("quality", "compatibility", "votes")]
-        assert [judge.wait(60) for judge in running] == [0, 0, 0]
-        assert len(store.scored("s1").scores) == 90
-
-    def test_is_as_before_after_a_writer_was_killed_at_any_moment(self, places, prefix, valkey_url, start_python):
-        store = RedisFeedback(places.redis(), prefix)
-        puts = (
-            "import sys\n"
-            "from fashiondpo.storage.redis_connection import connect\n"
-            "from fashiondpo.storage.redis_feedback import RedisFeedback\n"
-            "store = RedisFeedback(connect(sys.argv[1]), sys.argv[2])\n"
-            "for i in range(100_000):\n"
-            "    store.put_set('r1', store.set('template').model_copy(update={'set_id': f's{i}'}))\n"
-            "    print(i, flush=True)\n"
-        )
-        store.put_set("r1", make_set("template"))
-        writer = start_python(puts, valkey_url, prefix)
-        announced = [int(writer.stdout.readline()) for _ in range(20)]
-        writer.kill()
-        writer.wait(60)
-        kept = store.set_ids("r1")
-        assert kept[1:] == tuple(f"s{i}" for i in range(len(kept) - 1)) and len(kept) - 1 >= len(announced)
-        assert [s.candidate_set.set_id for s in store.scored_sets("r1")] == list(kept)
-        store.put_set("r1", make_set("after"))

@@ -17,8 +17,8 @@ from fashiondpo.storage.redis_stores import redis_stores
 from fashiondpo.storage.stores import Stores, memory_stores
 from fashiondpo.storage.traffic import Provenance
 from tests.protocols.places import Places
+from tests.protocols.small_adapters import publish
 from tests.protocols.small_records import make_round, make_score, make_set
-from tests.protocols.test_adapter_registry import publish
 from tests.protocols.test_round_jobs import make_job
 
 # Each makes empty stores.
@@ -39,6 +39,9 @@ WRITES: dict[str, Callable[[Stores], object]] = {
     "rollback": lambda s: s.adapters.rollback(),
     "update": lambda s: s.jobs.update("r1", lambda job: job.model_copy(update={"attempts": 5})),
     "append_event": lambda s: s.jobs.append_event("r1", "state", {"state": "running"}),
+    "remove_sets": lambda s: s.feedback.remove_sets("r1", ["s1"]),
+    "remove_round": lambda s: s.feedback.remove_round("r1"),
+    "remove": lambda s: s.jobs.remove("ended"),
     "traffic.add": lambda s: s.traffic.add(make_set("s9")),
     "claim_recorded": lambda s: s.traffic.claim_recorded("w", 5),
     "mark_scored": lambda s: s.traffic.mark_scored("w", ["t1"]),
@@ -53,6 +56,8 @@ WRITES: dict[str, Callable[[Stores], object]] = {
 def stores(request: pytest.FixtureRequest, places: Places) -> Stores:
     stores = IMPLEMENTATIONS[request.param](places)
     stores.jobs.open(make_job())
+    stores.jobs.open(make_job("ended"))
+    stores.jobs.update("ended", lambda job: job.model_copy(update={"state": "succeeded"}))
     stores.feedback.put_round(make_round())
     stores.feedback.put_set("r1", make_set())
     for round_id in ("r0", "r1"):

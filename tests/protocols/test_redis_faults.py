@@ -29,8 +29,8 @@ from fashiondpo.storage.stores import Stores
 from fashiondpo.storage.traffic import Provenance
 from tests.lossy_proxy import LossyProxy
 from tests.polling import eventually
+from tests.protocols.small_adapters import publish
 from tests.protocols.small_records import make_round, make_score, make_set
-from tests.protocols.test_adapter_registry import publish
 from tests.protocols.test_fenced_stores import everything
 from tests.protocols.test_round_jobs import make_job
 from tests.redis_server import ValkeyServer

@@ -80,6 +80,35 @@ class TestOpen:
         assert jobs.page().jobs == ()
 
 
+class TestRemove:
+    def test_forgets_a_round_with_its_events_and_leaves_the_others(self, jobs):
+        for round_id in ("r1", "r2", "r3"):
+            jobs.open(make_job(round_id))
+            jobs.append_event(round_id, "state", {"state": "queued"})
+        jobs.update("r2", setting(state="failed"))
+        jobs.remove("r2")
+        jobs.remove("r2")
+        with pytest.raises(NotFound, match="r2"):
+            jobs.get("r2")
+        assert [job.round_id for job in jobs.page().jobs] == ["r3", "r1"]
+        assert [job.round_id for job in jobs.unfinished()] == ["r1", "r3"]
+        assert [len(jobs.events(round_id)) for round_id in ("r1", "r2", "r3")] == [1, 0, 1]
+
+    def test_gives_no_number_again(self, jobs):
+        jobs.open(make_job("r1"))
+        jobs.update("r1", setting(state="cancelled"))
+        jobs.remove("r1")
+        assert jobs.open(make_job("r2")).number == 2
+
+    @pytest.mark.parametrize("state", ["queued", "running"])
+    def test_refuses_a_round_that_has_not_ended(self, jobs, state):
+        jobs.open(make_job())
+        job = jobs.update("r1", setting(state=state))
+        with pytest.raises(InvalidInput, match=state):
+            jobs.remove("r1")
+        assert jobs.get("r1") == job
+
+
 class TestUpdate:
     def test_changes_what_it_says_and_nothing_else(self, jobs):
         job = jobs.open(make_job())

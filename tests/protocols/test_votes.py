@@ -48,6 +48,13 @@ def means(tally: Tally) -> list[float | None]:
 
 
 class TestVotes:
+    def test_on_a_set_are_forgotten_and_those_on_others_are_not(self, votes):
+        votes.put(SET, "a", vote(1))
+        votes.put(make_set("s2"), "a", vote(1, of=make_set("s2")))
+        votes.remove("s1")
+        votes.remove("s1")
+        assert (votes.tally(SET).voters, votes.tally(make_set("s2")).voters) == (0, 1)
+
     def test_are_the_mean_of_what_people_say_and_silence_counts_zero(self, votes):
         votes.put(SET, "a", vote(1, -1))
         tally = votes.put(SET, "b", vote(0.5))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.trainer_processes import Deployment, WorkerProcess
+from tests.trainer_processes import Deployment, ModuleProcess, WorkerProcess
 from tests.tripwire import Tripwire
 
 
@@ -35,3 +35,11 @@ def only_own_workers(deployment: Deployment, wire: Tripwire) -> None:
     """Nobody but the test starts workers."""
     deployment.end_shared_worker()
     wire.release()
+
+
+@pytest.fixture
+def mortal_beat(deployment: Deployment) -> Iterator[ModuleProcess]:
+    """The deployment's beat, which runs again after the test."""
+    yield deployment.beat
+    if not deployment.beat.is_started:
+        deployment.beat.start()

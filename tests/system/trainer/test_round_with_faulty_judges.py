@@ -110,6 +110,7 @@ def test_judge_that_talks_nonsense_of_every_kind_is_asked_until_it_makes_sense(d
     check_scored_once_and_published_once(deployment, round_id, impatient.log())
 
 
+@pytest.mark.slow
 def test_judge_that_answers_too_late_for_a_while_is_waited_for_and_what_it_said_before_is_kept(
     deployment, faulty, impatient
 ):
@@ -122,6 +123,7 @@ def test_judge_that_answers_too_late_for_a_while_is_waited_for_and_what_it_said_
     check_scored_once_and_published_once(deployment, round_id, impatient.log())
 
 
+@pytest.mark.slow
 def test_judge_that_talks_nonsense_while_the_gate_asks_it_is_asked_again_and_nothing_is_decided_before(
     deployment, faulty, impatient
 ):
@@ -137,6 +139,7 @@ def test_judge_that_talks_nonsense_while_the_gate_asks_it_is_asked_again_and_not
     check_scored_once_and_published_once(deployment, round_id, impatient.log())
 
 
+@pytest.mark.slow
 def test_judge_that_is_replaced_by_a_retrained_one_judges_all_of_the_round_again(deployment, faulty, impatient):
     version = httpx.get(f"{faulty.url}/info").json()["version"]
     retrained = rewritten(lambda text: text.replace(f'"{version}"', '"retrained"'))
