@@ -12,7 +12,7 @@ import warnings
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.hotswap import hotswap_adapter_from_state_dict
+from peft.utils.hotswap import hotswap_adapter_from_state_dict, prepare_model_for_compiled_hotswap
 from torch import Tensor
 
 from fashiondpo.contracts import AdapterRef
@@ -26,13 +26,16 @@ SLOT_NAMES = ("slot_a", "slot_b")
 class AdapterSlots:
     """The places of one UNet; nobody else may put adapters on it meanwhile."""
 
-    def __init__(self, unet: UNet2DConditionModel, base_digest: str, *, rank: int) -> None:
+    def __init__(
+        self, unet: UNet2DConditionModel, base_digest: str, *, rank: int, will_be_compiled: bool = False
+    ) -> None:
         """Put the places on the UNet; it computes the same as before.
 
         Args:
             unet: without an adapter.
             base_digest: of its bundle.
             rank: largest rank that fits.
+            will_be_compiled: keep the scales of adapters in tensors, so that code compiled for one adapter fits the next.
         """
         self.unet, self.base_digest, self.rank = unet, base_digest, rank
         self.refs: list[AdapterRef | None] = [None] * len(SLOT_NAMES)
@@ -44,6 +47,8 @@ class AdapterSlots:
             for name in SLOT_NAMES:
                 add_adapter(unet, rank=rank, name=name)
         unet.requires_grad_(False)
+        if will_be_compiled:
+            prepare_model_for_compiled_hotswap(unet)
         self._layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
         fresh = get_peft_model_state_dict(unet, adapter_name=SLOT_NAMES[0])
         self._shapes = {key: tuple(value.shape) for key, value in fresh.items()}
@@ -91,7 +96,10 @@ class AdapterSlots:
         Raises:
             ValueError: if the version is not loaded.
         """
-        slot = None if ref.version == 0 else self.refs.index(ref)
+        self.select_slot(None if ref.version == 0 else self.refs.index(ref))
+
+    def select_slot(self, slot: int | None) -> None:
+        """Let the UNet compute with whatever is in a place; None: as the base model."""
         if slot == self._selected:
             return
         for layer in self._layers:

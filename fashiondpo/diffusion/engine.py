@@ -10,10 +10,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import nullcontext
 from functools import partial
 
 from fashiondpo.contracts import AdapterRef
 from fashiondpo.diffusion.adapter_slots import AdapterSlots
+from fashiondpo.diffusion.compiling import INDUCTOR, Backend, nothing_compiled_anew
 from fashiondpo.diffusion.conditions import ConditionEncoder
 from fashiondpo.diffusion.engine_adapters import AdapterPool
 from fashiondpo.diffusion.engine_bench import Workbench, log_fault, unforeseen
@@ -30,6 +32,7 @@ from fashiondpo.diffusion.engine_rows import StepPlan
 from fashiondpo.diffusion.engine_studio import Studio
 from fashiondpo.diffusion.lora import AdapterWeights
 from fashiondpo.diffusion.model import DiFashion
+from fashiondpo.diffusion.placement_choices import Compilation
 from fashiondpo.errors import Conflict, FashionDPOError, Overloaded, TooLarge, Unavailable
 from fashiondpo.outfits.model import History
 
@@ -53,6 +56,8 @@ class Engine:
         max_queued_rows: int = 512,
         adapter_rank: int = 4,
         metrics: EngineMetrics | None = None,
+        compilation: Compilation = "off",
+        compiler: Backend = INDUCTOR,
     ) -> None:
         """Put the adapters' slots on the UNet; nothing runs before `start`.
 
@@ -64,17 +69,22 @@ class Engine:
             max_queued_rows: rows that may wait for their first step; more are refused.
             adapter_rank: largest rank of an adapter that can be used.
             metrics: whoever watches.
+            compilation: of the UNet, before it serves; `if_possible` goes on without, and logs why, where that fails.
+            compiler: that does it.
         """
         self.rows_per_forward, self.max_queued_rows = rows_per_forward, max_queued_rows
         metrics = metrics or NoMetrics()
         self._encoder, self._schedule = encoder, bundle.schedule
-        self._pool = AdapterPool(AdapterSlots(bundle.unet, bundle.digest, rank=adapter_rank), metrics)
+        slots = AdapterSlots(bundle.unet, bundle.digest, rank=adapter_rank, will_be_compiled=compilation != "off")
+        self._pool = AdapterPool(slots, metrics)
         self._bench = Workbench(
             Studio(bundle, encoder, history, metrics),
             self._pool,
             rows_per_forward=rows_per_forward,
             metrics=metrics,
             on_over=self._is_over,
+            compilation=compilation,
+            compiler=compiler,
         )
         # what several threads touch is touched under this lock; the models belong to the engine's thread alone
         self._changed = threading.Condition()
@@ -260,11 +270,15 @@ class Engine:
         try:
             self._bench.warm_up()
             self._is_warm = True
+        except FashionDPOError as error:
+            log_fault("warm_up_failed")
+            self._refusal = self._refusal or str(error)
         except Exception:  # noqa: BLE001 — whoever asks is told; the process may report it and stop in order
             log_fault("warm_up_failed")
             self._refusal = self._refusal or "the engine cannot paint: its first step failed, the log says why"
-        while not self._is_closing:
-            self._turn()
+        with nothing_compiled_anew() if self._bench.is_compiled else nullcontext():
+            while not self._is_closing:
+                self._turn()
         self._finish()
 
     def _turn(self) -> None:

@@ -9,12 +9,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from fashiondpo.contracts import AdapterRef
+from fashiondpo.diffusion.compiling import INDUCTOR, Backend
 from fashiondpo.diffusion.engine_adapters import BASE, AdapterPool
+from fashiondpo.diffusion.engine_compiling import compiled_denoiser
 from fashiondpo.diffusion.engine_forward import Denoiser
 from fashiondpo.diffusion.engine_jobs import FairQueue, Job, Painting
 from fashiondpo.diffusion.engine_requests import EngineMetrics
 from fashiondpo.diffusion.engine_rows import Row
 from fashiondpo.diffusion.engine_studio import Studio
+from fashiondpo.diffusion.placement_choices import Compilation
 from fashiondpo.errors import Cancelled, DeadlineExceeded, FashionDPOError
 from fashiondpo.telemetry import log
 
@@ -26,6 +29,7 @@ class Workbench:
         queued_rows, running_rows: rows that have not begun; rows that have, and are not finished.
         seconds_per_row: what a step of a row takes at present, while forwards are full.
         failures: forwards that failed since the last that did not.
+        is_compiled: whether its forwards are.
     """
 
     def __init__(
@@ -36,7 +40,10 @@ class Workbench:
         rows_per_forward: int,
         metrics: EngineMetrics,
         on_over: Callable[[Painting], None],
+        compilation: Compilation = "off",
+        compiler: Backend = INDUCTOR,
     ) -> None:
+        self._compilation, self._compiler, self.is_compiled = compilation, compiler, False
         self.studio, self.pool, self._metrics, self._on_over = studio, pool, metrics, on_over
         self._denoiser = Denoiser(studio.bundle, rows_per_forward)
         self._queue = FairQueue()
@@ -55,7 +62,15 @@ class Workbench:
         return sum(j.work_left for j in jobs if j.run), sum(j.work_left for j in jobs if not j.run)
 
     def warm_up(self) -> None:
-        """Do once what every request needs, and measure a step."""
+        """Do once what every request needs, compiled if that is asked for, and measure a step.
+
+        Raises:
+            Unavailable: if it must be compiled and cannot be.
+        """
+        if self._compilation != "off":
+            capacity = self._denoiser.capacity
+            compiled = compiled_denoiser(self.studio, self.pool.slots, capacity, self._compilation, self._compiler)
+            self._denoiser, self.is_compiled = compiled or self._denoiser, compiled is not None
         self.seconds_per_row = self.studio.warm_up(self._denoiser) / self._denoiser.capacity
 
     def admit(self, painting: Painting) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fashiondpo.contracts import AdapterRef
+from fashiondpo.diffusion.compiling import CompiledUNet
 from fashiondpo.diffusion.conditions import ConditionRows
 from fashiondpo.diffusion.ddim import ddim_transition, transition_log_prob
 from fashiondpo.diffusion.engine_rows import Row
@@ -27,8 +28,10 @@ class Denoiser:
     to a number of rows that has been seen to give the same bits: docs/decisions/0014-forwards-of-proven-shapes.md.
     """
 
-    def __init__(self, bundle: DiFashion, rows_per_forward: int) -> None:
+    def __init__(self, bundle: DiFashion, rows_per_forward: int, *, compiled: CompiledUNet | None = None) -> None:
+        """Compose; a compiled UNet takes the place of the bundle's, and gets full forwards only."""
         self.bundle, self.capacity = bundle, rows_per_forward
+        self._compiled = compiled
         self._shapes = ForwardShapes(rows_per_forward)
         self._last: tuple[Row, ...] = ()
         self._latents: Tensor | None = None
@@ -44,7 +47,7 @@ class Denoiser:
         """
         rows = tuple(rows)
         kind = ForwardKind(len(needed_branches(rows[0].slot.settings.guidance)), adapter)
-        shape = self._shapes.choose(kind, len(rows))
+        shape = self._shapes.choose(kind, len(rows)) if self._compiled is None else self.capacity
         batch, latents = self._prepare(rows, shape)
         self.forget()  # if the forward fails, nothing of it is used again
         noise = torch.stack([row.noise() for row in rows]).to(self.bundle.device)
@@ -81,7 +84,8 @@ class Denoiser:
         conditions = batch.conditions
         if batch.is_joint:
             conditions = conditions.with_mutual(torch.stack([row.mutual for row in batch.rows]).to(device))
-        epsilon = guided_epsilon(self.bundle.unet, self.bundle.schedule, latents, timesteps, conditions, batch.branches)
+        unet = self._compiled or self.bundle.unet
+        epsilon = guided_epsilon(unet, self.bundle.schedule, latents, timesteps, conditions, batch.branches)
         mean, std = ddim_transition(latents, epsilon, alpha, alpha_next, batch.ddim_eta)
         visited = batch.rounded(mean + std.view(-1, 1, 1, 1) * batch.filled(noise))
         log_probs = _log_probs(visited, mean, std)

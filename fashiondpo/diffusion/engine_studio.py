@@ -7,7 +7,7 @@ import time
 import torch
 from torch.nn import functional as F
 
-from fashiondpo.contracts import AdapterRef
+from fashiondpo.contracts import AdapterRef, SamplerSettings
 from fashiondpo.diffusion.conditions import ConditionEncoder, Conditions
 from fashiondpo.diffusion.engine_adapters import BASE
 from fashiondpo.diffusion.engine_forward import Denoiser
@@ -75,14 +75,14 @@ class Studio:
             adapter=adapter,
         )
 
-    def warm_up(self, denoiser: Denoiser) -> float:
-        """Do once what every request needs; returns the seconds that a forward takes."""
+    def warm_up(self, denoiser: Denoiser, settings: SamplerSettings | None = None) -> float:
+        """Do once what every request needs, with the bundle's settings unless given; the seconds that a forward takes."""
         null, prompt = self.encoder.null_latents, self.encoder.prompt_embeds(None)
         slot = SlotRun(
             self.bundle,
             Conditions(prompt, prompt, null, null, null),
             range(denoiser.capacity),
-            self.bundle.sampler,
+            settings or self.bundle.sampler,
             StepPlan.of(self.bundle.schedule, 2),
             is_joint=False,
             has_previews=False,

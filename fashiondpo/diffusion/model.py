@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from fashiondpo.outfits.model import Category, Image
 UNSAVED = "0" * 64
 """Digest of a bundle that was built in memory and never saved."""
 
+PICTURES_PER_DECODE = 32
+"""Pictures that the VAE decodes at once, at most; more are decoded in turn."""
+
 _PARTS: Mapping[str, tuple[str, Any]] = {
     "unet": ("diffusers", UNet2DConditionModel),
     "vae": ("diffusers", AutoencoderKL),
@@ -48,7 +52,8 @@ class DiFashion:
 
     Attributes:
         unet: takes 2c channels (latents and history latents), predicts c.
-        vae, text_encoder, tokenizer, mutual_encoder: the encoders of images, prompts and the other garments.
+        vae, text_encoder, tokenizer, mutual_encoder: the encoders of images, prompts and the other garments. A text encoder
+            that lies elsewhere than the UNet computes where it lies; a VAE is moved for as long as it computes.
         schedule: noise levels.
         sampler: default settings.
         categories: names by category id, as the model was trained with.
@@ -123,23 +128,26 @@ class DiFashion:
     def encode_images(self, images: Sequence[Image]) -> Tensor:
         """Pictures of (h, w, 3) to scaled latents (n, c, h, w), float32; the mode of the posterior, so repeatable."""
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(self.device, self.vae.dtype) / 127.5 - 1
-        latents: Tensor = self.vae.encode(pixels).latent_dist.mode().float()
+        with lent(self.vae, self.device):
+            latents: Tensor = self.vae.encode(pixels).latent_dist.mode().float()
         return latents * float(self.vae.config.scaling_factor)
 
     @torch.no_grad()
-    def decode_latents(self, latents: Tensor, *, batch_size: int = 32) -> list[Image]:
+    def decode_latents(self, latents: Tensor, *, batch_size: int = PICTURES_PER_DECODE) -> list[Image]:
         """Scaled latents (n, c, h, w) to pictures (h, w, 3) of 0…255."""
         images: list[Image] = []
-        for some in torch.split(latents.to(self.device, self.vae.dtype), batch_size):
-            pixels = self.vae.decode(some / self.vae.config.scaling_factor).sample.float().clamp(-1, 1)
-            images.extend(((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+        with lent(self.vae, self.device):
+            for some in torch.split(latents.to(self.device, self.vae.dtype), batch_size):
+                pixels = self.vae.decode(some / self.vae.config.scaling_factor).sample.float().clamp(-1, 1)
+                images.extend(((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
         return images
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Sentences to text encodings (n, l, d), float32."""
-        encoded: Tensor = self.text_encoder(self.tokenize(prompts).to(self.device)).last_hidden_state
-        return encoded.float()
+        tokens = self.tokenize(prompts).to(self.text_encoder.device)
+        encoded: Tensor = self.text_encoder(tokens).last_hidden_state
+        return encoded.float().to(self.device)
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Sentences to token ids (n, l), padded and cut to the tokenizer's length."""
@@ -158,6 +166,20 @@ class DiFashion:
         for module in self.networks():
             nn.Module.to(module, device=device, dtype=dtype)  # diffusers' own form warns at every call
         return self
+
+
+@contextmanager
+def lent(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Inside, the network lies on this device; afterwards it lies where it lay before."""
+    home = next(network.parameters()).device
+    if home == device:
+        yield
+        return
+    nn.Module.to(network, device=device)
+    try:
+        yield
+    finally:
+        nn.Module.to(network, device=home)
 
 
 def save_bundle(bundle: DiFashion, folder: Path, *, dtype: torch.dtype | None = None) -> DiFashion:
@@ -197,20 +219,31 @@ def write_bundle_index(folder: Path, sampler: SamplerSettings, categories: Mappi
     _write_json(folder / _OWN_FILE, {"sampler": sampler.model_dump(), "categories": listed})
 
 
-def load_bundle(folder: Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> DiFashion:
+def load_bundle(
+    folder: Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    resting: Collection[str] = (),
+) -> DiFashion:
     """Read a bundle.
 
     Args:
         folder: in the layout above.
         device: where to put the networks.
         dtype: type in memory; files may hold another.
+        resting: which of `vae` and `text_encoder` stay in the machine's memory; the text encoder in float32, since it
+            computes there.
 
     Raises:
         InvalidBundle: if a part is missing, cannot be read or does not fit the others.
     """
     if missing := [name for name in (*_PARTS, _OWN_FILE) if not (folder / name).exists()]:
         raise InvalidBundle(f"{folder} is not a DiFashion bundle: {', '.join(missing)} missing")
-    parts = {name: _read_part(folder / name, dtype) for name in _PARTS}
+    if unknown := sorted(set(resting) - {"vae", "text_encoder"}):
+        raise ValueError(f"only vae and text_encoder may rest, not {unknown}")
+    rested = torch.float32 if "text_encoder" in resting else dtype
+    parts = {name: _read_part(folder / name, rested if name == "text_encoder" else dtype) for name in _PARTS}
     try:
         own = json.loads((folder / _OWN_FILE).read_text())
         sampler = SamplerSettings.model_validate(own["sampler"])
@@ -219,7 +252,10 @@ def load_bundle(folder: Path, *, device: str | torch.device = "cpu", dtype: torc
         raise InvalidBundle(f"{folder / _OWN_FILE} cannot be read: {error}") from error
     schedule = NoiseSchedule(parts.pop("scheduler"))
     bundle = DiFashion(**parts, schedule=schedule, sampler=sampler, categories=categories, digest=bundle_digest(folder))
-    return bundle.to(device)
+    for name in ("unet", "vae", "text_encoder", "mutual_encoder"):
+        if name not in resting:
+            nn.Module.to(getattr(bundle, name), device=device)
+    return bundle
 
 
 def _read_part(folder: Path, dtype: torch.dtype) -> Any:

@@ -9,10 +9,20 @@ import torch
 from fashiondpo.diffusion.conditions import ConditionEncoder
 from fashiondpo.diffusion.engine import Engine
 from fashiondpo.diffusion.model import DiFashion, load_bundle
+from fashiondpo.diffusion.placement import (
+    RESTING,
+    Devices,
+    TorchDevices,
+    chosen_device,
+    chosen_dtype,
+    needed_bytes,
+    save_decoder_memory,
+)
+from fashiondpo.errors import Unavailable
 from fashiondpo.outfits.model import DataSet, History
 from fashiondpo.outfits.sources import load_data_set
 from fashiondpo.storage.redis_connection import warn_of_lost_records
-from fashiondpo.telemetry import Progress
+from fashiondpo.telemetry import Progress, log
 from services.generator.adapter_desk import AdapterDesk
 from services.generator.adapter_follower import AdapterFollower
 from services.generator.candidate_writer import CandidateWriter
@@ -29,6 +39,8 @@ from services.generator.warm_up import warm_up
 
 _STAGES = 4
 _SWAP_TIMEOUT_S = 300.0
+_WARM_UP_TIMEOUT_S = 3600.0
+"""Compiling a large UNet takes minutes for each of a few kinds of forwards."""
 
 
 def open_generator(
@@ -44,8 +56,7 @@ def open_generator(
     warn_of_lost_records(stores.client)
     data_set = load_data_set(settings.place(settings.data_set, "catalogue"))
     progress(1, _STAGES, {})
-    dtype: torch.dtype = getattr(torch, settings.dtype)
-    bundle = load_bundle(settings.place(settings.bundle, "bundle"), device=settings.device, dtype=dtype)
+    bundle = _placed(settings, TorchDevices())
     progress(2, _STAGES, {})
     engine = Engine(
         bundle,
@@ -55,10 +66,13 @@ def open_generator(
         max_queued_rows=settings.max_queued_rows,
         adapter_rank=settings.adapter_rank,
         metrics=metrics,
+        compilation=settings.compile,
     )
     engine.start()
     try:
-        warm_up(engine, data_set.catalogue, bundle.categories, bundle.sampler)
+        warm_up(engine, data_set.catalogue, bundle.categories, bundle.sampler, timeout_s=_WARM_UP_TIMEOUT_S)
+        if engine.problem is not None:
+            raise Unavailable(engine.problem)
         progress(3, _STAGES, {})
         opened = _composed(settings, stores, metrics, engine, bundle, data_set)
         opened.follower.follow()
@@ -69,6 +83,29 @@ def open_generator(
     opened.follower.start()
     opened.keeper.start()
     return opened
+
+
+def _placed(settings: GeneratorSettings, devices: Devices) -> DiFashion:
+    """The bundle where it is to compute, in the type that it is to compute in."""
+    folder, rows = settings.models.bundle(settings.bundle), settings.rows_per_forward
+    half = chosen_dtype(settings.dtype, "cuda")
+    device = chosen_device(
+        settings.device,
+        lambda: needed_bytes(folder, half, rows_per_forward=rows, offload=settings.offload),
+        devices,
+    )
+    dtype = chosen_dtype(settings.dtype, device)
+    bundle = load_bundle(folder, device=device, dtype=dtype, resting=RESTING[settings.offload])
+    save_decoder_memory(bundle, slicing=settings.vae_slicing, tiling=settings.vae_tiling, devices=devices)
+    log().info(
+        "placed",
+        device=device,
+        dtype=str(dtype).removeprefix("torch."),
+        vae_slicing=bundle.vae.use_slicing,
+        vae_tiling=bundle.vae.use_tiling,
+        offload=settings.offload,
+    )
+    return bundle
 
 
 def _composed(

@@ -7,6 +7,8 @@ from pathlib import Path
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from fashiondpo.diffusion.placement_choices import DEVICES, Compilation, NumberType, Offload, Switch
+from fashiondpo.model_cache.places import DEFAULT_CACHE, ModelPlaces
 from fashiondpo.run_settings import MINI_ASSETS
 from fashiondpo.serving.settings import ServingSettings
 
@@ -18,13 +20,33 @@ class GeneratorSettings(ServingSettings, BaseSettings):
 
     port: int = Field(8000, ge=0, le=65535, description="0 takes a free one; the log line `listening` tells which.")
     assets: Path = Field(MINI_ASSETS, description="Folder of the mini models: what 'mini' stands for.")
-    bundle: str = Field("mini", description="'mini', or the folder of a DiFashion bundle.")
+    model_cache: Path = Field(
+        DEFAULT_CACHE, description="Folder of fetched models: where profiles and owner/name@revision lie."
+    )
+    bundle: str = Field(
+        "mini", description="DiFashion bundle: 'mini', a profile, owner/name@revision of a model hub, or a folder."
+    )
     data_set: str = Field("mini", description="'mini', or the folder of a data set: catalogue and histories.")
     splits: tuple[str, ...] = Field(
         ("train", "valid", "test"), description="Whose histories are known; of a user of several, the last counts."
     )
-    device: str = Field("cpu", description="Of the models, as torch names it: 'cpu', 'cuda', 'cuda:1'.")
-    dtype: str = Field("float32", pattern="^(float32|float16|bfloat16)$", description="Of the models in memory.")
+    device: str = Field(
+        "cpu",
+        pattern=DEVICES,
+        description="Of the models: 'cpu', 'cuda', 'cuda:1', or 'auto': the first GPU with room, else the CPU.",
+    )
+    dtype: NumberType = Field(
+        "auto", description="Of the models in memory; 'auto': float32 on a CPU, float16 on a GPU."
+    )
+    vae_slicing: Switch = Field("auto", description="Decode pictures one by one; 'auto': on a GPU with little memory.")
+    vae_tiling: Switch = Field("auto", description="Decode large pictures in parts; 'auto': on a GPU they hardly fit.")
+    offload: Offload = Field(
+        "none", description="What waits in the machine's memory: 'none', 'text_encoder', or 'encoders', the VAE too."
+    )
+    compile: Compilation = Field(
+        "off",
+        description="Compile the UNet before serving: 'off'; 'if_possible', else go on without; 'required', else end.",
+    )
     threads: int | None = Field(None, ge=1, description="Of torch on the CPU; none: as many as it finds cores.")
 
     artifacts_url: str = Field(
@@ -36,7 +58,7 @@ class GeneratorSettings(ServingSettings, BaseSettings):
     redis_prefix: str = Field("fashiondpo", pattern=r"^[A-Za-z0-9._-]+$", description="Start of every key in Redis.")
 
     adapter_rank: int = Field(4, ge=1, description="Largest rank of an adapter that can be served.")
-    rows_per_forward: int = Field(7, ge=1, description="Candidates denoised together; larger on a GPU.")
+    rows_per_forward: int = Field(21, ge=1, description="Candidates denoised together, at most.")
     max_queued_rows: int = Field(512, ge=1, description="Candidates that may wait; beyond it the answer is 429.")
     max_deadline_s: float = Field(3600.0, gt=0, description="No generation takes longer than that.")
     previews_px: int = Field(64, ge=8, le=512, description="Longer side of the pictures in event streams.")
@@ -66,3 +88,8 @@ class GeneratorSettings(ServingSettings, BaseSettings):
     def place(self, name: str, within: str) -> Path:
         """The folder of this name, or where the mini family has its own."""
         return self.assets / within if name == "mini" else Path(name)
+
+    @property
+    def models(self) -> ModelPlaces:
+        """Where models lie that go by a name."""
+        return ModelPlaces(self.model_cache, self.assets)
