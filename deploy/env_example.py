@@ -52,6 +52,19 @@ COMPOSE = """\
 #GPU_GENERATOR=0
 #GPU_WORKER=0
 #GPU_JUDGES=0
+# What judges quality: remote (the model server below), local (MiniCPM-V 4.6 in the judge's process) or mini; and without a
+# GPU, with docker-compose.cpu.yml.
+#JUDGE_QUALITY_BACKEND=remote
+#CPU_QUALITY_BACKEND=mini
+# The model server: its image, its GPU and share of that GPU's memory, the model and the revision of its repository. VLM_URL
+# and VLM_DIALECT name another server: vllm, vllm-legacy, llama.cpp, ollama, transformers or none.
+#VLM_IMAGE=vllm/vllm-openai:v0.12.0
+#GPU_VLM=0
+#VLM_GPU_MEMORY=0.4
+#VLM_MODEL=openbmb/MiniCPM-Llama3-V-2_5
+#VLM_REVISION=main
+#VLM_URL=http://vlm:8000
+#VLM_DIALECT=vllm
 # Your own bundle, data set and judges' models; the containers see the folder as /models, read-only.
 #MODELS_FOLDER=./models
 #SECRETS_FOLDER=./secrets

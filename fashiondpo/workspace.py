@@ -6,7 +6,7 @@ adapters/    published versions and the champion alias        training/   checkp
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,18 +25,29 @@ from fashiondpo.contracts import (
 from fashiondpo.diffusion.model import DiFashion, load_bundle
 from fashiondpo.errors import InvalidInput, NotFound
 from fashiondpo.evaluation.statistics import pairwise_diversity
+from fashiondpo.joint_training import JointTrainer
 from fashiondpo.judges.base import Judge, JudgeInput
 from fashiondpo.judges.compatibility import CompatibilityJudge
+from fashiondpo.judges.embeddings import CatalogueEmbeddings
 from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
 from fashiondpo.judges.held_out import HeldOutJudge
 from fashiondpo.judges.personalization import PersonalizationJudge
-from fashiondpo.judges.quality import MiniQualityJudge
-from fashiondpo.offline import LocalGenerator, LocalJudge, LocalTrainer, blank_requests, judge_inputs, load_weights
+from fashiondpo.model_cache.places import DEFAULT_CACHE, ModelPlaces
+from fashiondpo.offline import (
+    LocalGenerator,
+    LocalJudge,
+    LocalTrainer,
+    blank_requests,
+    judge_inputs,
+    load_weights,
+    log_memory,
+)
 from fashiondpo.offline_evaluation import LocalEvaluator, LocalGate, PolicyGenerator
 from fashiondpo.outfits.mini import MiniCatalogue
 from fashiondpo.outfits.model import Blank, DataSet
 from fashiondpo.outfits.sources import load_data_set
 from fashiondpo.pipeline import RoundParts, SetJudge
+from fashiondpo.quality_backend import QualityBackend
 from fashiondpo.run_settings import MINI_ASSETS, RunSettings
 from fashiondpo.storage.adapters import AdapterRegistry, FolderAdapters
 from fashiondpo.storage.artifacts import ArtifactStore, FolderArtifacts
@@ -45,6 +56,8 @@ from fashiondpo.telemetry import Progress, no_progress
 from fashiondpo.training.config import TrainSettings
 
 MISMATCHED = "mismatched_personalization"
+EMBEDDINGS = "embeddings"
+"""Folder beside the judges' models that `fashiondpo embed` made for the data set."""
 
 
 @dataclass(frozen=True)
@@ -75,34 +88,43 @@ class Workspace:
         data_place: str | Path = "mini",
         bundle_place: str | Path = "mini",
         judges_place: str | Path = "mini",
+        quality: QualityBackend = QualityBackend(),  # noqa: B008 — frozen
+        quality_key: str | None = None,
         mini_assets: Path = MINI_ASSETS,
+        model_cache: Path = DEFAULT_CACHE,
         device: str = "cpu",
         stores: RunStores | None = None,
+        processes: int = 1,
     ) -> None:
         """Name the places.
 
         Args:
             folder: of the run; made when something is stored.
             data_place: "mini", or a folder of any known kind.
-            bundle_place: "mini", or a bundle's folder.
-            judges_place: "mini", or a folder with clip/, vbpr/, quality/ and, for the mini world, held_out/.
+            bundle_place: "mini", a profile, owner/name@revision, or a bundle's folder.
+            judges_place: "mini", a profile, or a folder with clip/, vbpr/, quality/, embeddings/ of the data set if they
+                were made, and, for the mini world, held_out/.
+            quality: what judges quality; mini: the judges' own network.
+            quality_key: key of the model server, if quality is judged by one that wants it.
             mini_assets: what "mini" stands for.
+            model_cache: where fetched models lie.
             device: for all models.
             stores: in the folder unless given.
+            processes: that train together; for more than one the stores are those in the folder.
 
         Raises:
-            NotFound: if "mini" is asked for and the assets are not there.
+            NotFound: if a folder is not there, or a profile was not fetched.
         """
-        self.folder, self.device = folder, device
+        self.folder, self.device, self.processes = folder, device, processes
+        self.tell_memory: Callable[[str], None] = log_memory
+        self._quality, self._quality_key = quality, quality_key
+        models = ModelPlaces(model_cache, mini_assets)
+        self._judges = models.judges(str(judges_place))
         self._places = {
-            name: mini_assets / within if str(place) == "mini" else Path(place)
-            for name, place, within in (
-                ("data", data_place, "catalogue"),
-                ("bundle", bundle_place, "bundle"),
-                ("judges", judges_place, "judges"),
-            )
+            "data": mini_assets / "catalogue" if str(data_place) == "mini" else Path(data_place),
+            "bundle": models.bundle(str(bundle_place)),
         }
-        for name, place in self._places.items():
+        for name, place in {**self._places, "judges": self._judges.clip.parent}.items():
             if not place.exists():
                 raise NotFound(
                     f"{name}: there is no folder {place}; name one, or make the mini models with `make assets`"
@@ -123,19 +145,32 @@ class Workspace:
     @cached_property
     def features(self) -> OpenClipFeatures:
         """The image features of judges and diversity."""
-        return OpenClipFeatures.load(self._places["judges"] / "clip", self.device)
+        return OpenClipFeatures.load(self._judges.clip, self.device)
 
     @cached_property
     def catalogue_features(self) -> CatalogueFeatures:
-        """Features of the catalogue's items, computed once and shared."""
-        return CatalogueFeatures(self.features, self.data_set.catalogue)
+        """Features of the catalogue's items: mapped from embeddings/ beside the judges' models, else computed once."""
+        place = self._judges.clip.parent / EMBEDDINGS
+        embeddings = CatalogueEmbeddings.open(place, self.data_set.catalogue) if place.is_dir() else None
+        return CatalogueFeatures(self.features, self.data_set.catalogue, embeddings=embeddings)
+
+    @cached_property
+    def quality_judge(self) -> Judge:
+        """The judge of quality, which may be large; nothing in it depends on a split."""
+        server = self._quality.server(self._quality_key)
+        mini = self._judges.quality
+        if mini is None and self._quality.backend == "mini":
+            raise InvalidInput(
+                "these judges leave quality to a model server of yours: name it with --quality remote:URL"
+            )
+        return self._quality.judge(mini=mini or self._judges.clip, device=self.device, server=server)
 
     def judges(self, split: str) -> list[Judge]:
         """The three judges, with the histories of a split."""
-        place = self._places["judges"]
+        places = self._judges
         return [
-            MiniQualityJudge.load(place / "quality", self.device),
-            CompatibilityJudge.load(place / "vbpr", self.features, self.catalogue_features, self.device),
+            self.quality_judge,
+            CompatibilityJudge.load(places.vbpr, self.features, self.catalogue_features, self.device),
             PersonalizationJudge(self.features, self.catalogue_features, self.data_set.history(split)),
         ]
 
@@ -158,10 +193,30 @@ class Workspace:
         version = self.adapters.alias("champion") or 0
         return self.adapters.manifest(version).ref if version else AdapterRef()
 
-    def trainer(self, settings: TrainSettings, progress: Progress = no_progress) -> LocalTrainer:
+    def trainer(self, settings: TrainSettings, progress: Progress = no_progress) -> LocalTrainer | JointTrainer:
         """A trainer with its checkpoints in this folder."""
+        if self.processes > 1:
+            return JointTrainer(
+                bundle=self._places["bundle"],
+                base_digest=self.bundle.digest,
+                device=self.device,
+                processes=self.processes,
+                artifacts=self.artifacts,
+                artifacts_url=str(self.artifacts),
+                adapters=self.adapters,
+                settings=settings,
+                folder=self.folder / "training",
+                progress=progress,
+                tell_memory=self.tell_memory,
+            )
         return LocalTrainer(
-            self.bundle, self.artifacts, self.adapters, settings, self.folder / "training", progress=progress
+            self.bundle,
+            self.artifacts,
+            self.adapters,
+            settings,
+            self.folder / "training",
+            progress=progress,
+            tell_memory=self.tell_memory,
         )
 
     def evaluator(
@@ -235,11 +290,16 @@ class Workspace:
         vectors = self.features.images(images).numpy().astype(np.float64)
         return pairwise_diversity(vectors.reshape(len(candidate_sets), -1, vectors.shape[1]))
 
+    @property
+    def held_out_folder(self) -> Path | None:
+        """The network that names categories and makes no label; None where there is none."""
+        return self._judges.held_out if self._judges.held_out.exists() else None
+
     def held_out_metrics(self, split: str) -> _HeldOutMetrics:
         """Metrics that make no label."""
         judge = None
-        if isinstance(self.data_set.catalogue, MiniCatalogue) and (self._places["judges"] / "held_out").exists():
-            judge = HeldOutJudge.load(self._places["judges"] / "held_out", self.data_set.catalogue, self.device)
+        if isinstance(self.data_set.catalogue, MiniCatalogue) and self._judges.held_out.exists():
+            judge = HeldOutJudge.load(self._judges.held_out, self.data_set.catalogue, self.device)
         personalization = PersonalizationJudge(self.features, self.catalogue_features, self.data_set.history(split))
         return _HeldOutMetrics(judge, personalization, self.artifacts)
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from fashiondpo.cli.options import Candidates, Device, Outfits, Seed
+from fashiondpo.cli.options import Candidates, Device, Outfits, Quality, Seed
 from fashiondpo.cli.rounds import train_request
 from fashiondpo.cli.services import BasePort, embedded_command
 from fashiondpo.cli.show import say
@@ -37,6 +37,7 @@ def demo(
         Path | None, typer.Option("--settings", help="JSON file of the round, like POST /train; options are stronger.")
     ] = None,
     base_port: BasePort = 0,
+    quality: Quality = "mini",
     device: Device = "cpu",
 ) -> None:
     """Complete outfits, teach the generator over HTTP, let the gate decide, and complete the same outfits again."""
@@ -47,7 +48,7 @@ def demo(
         return
     options = {"outfits": outfits, "candidates": candidates, "gate_outfits": gate_outfits, "seed": seed}
     request = train_request(settings_file, options)
-    with embedded(run, base_port, device) as addresses:
+    with embedded(run, base_port, device, quality) as addresses:
         from fashiondpo.cli.demonstration import Demonstration  # loads torch: not for --help, nor to refuse a setting
 
         with Demonstration(run, addresses, request, shown=shown, report_outfits=report_outfits) as demonstration:
@@ -56,13 +57,14 @@ def demo(
 
 
 @contextmanager
-def embedded(run: Path, base_port: int, device: str) -> Iterator[Addresses]:
+def embedded(run: Path, base_port: int, device: str, quality: str = "mini") -> Iterator[Addresses]:
     """Inside, the services run on this folder.
 
     Raises:
         Unavailable: if they do not start; they have said why.
     """
-    command = [*embedded_command(run, base_port=base_port, device=device), "--parent", str(os.getpid())]
+    command = embedded_command(run, base_port=base_port, quality=quality, device=device)
+    command += ["--parent", str(os.getpid())]
     # in a session of its own, so that Ctrl-C reaches us alone and we can stop it in peace
     process = subprocess.Popen(command, start_new_session=True)
     try:

@@ -13,6 +13,7 @@ from fashiondpo.cli.options import (
     DataPlace,
     Device,
     JudgesPlace,
+    Quality,
     RunFolder,
     new_workspace,
     opened_workspace,
@@ -33,6 +34,7 @@ def experiment(
     data_place: DataPlace = "mini",
     bundle: BundlePlace = "mini",
     judges: JudgesPlace = "mini",
+    quality: Quality = "mini",
     device: Device = "cpu",
 ) -> None:
     """Train several configurations on the same candidates with several seeds, and compare them. Goes on if stopped."""
@@ -41,7 +43,10 @@ def experiment(
     asked = read_experiment(file)
     with progress_bars() as bars:
         results = run_experiment(
-            asked, lambda run: new_workspace(run, data_place, bundle, judges, device), folder, progress=bars
+            asked,
+            lambda run: new_workspace(run, data_place, bundle, judges, device, quality=quality),
+            folder,
+            progress=bars,
         )
     _show(table(results))
     say(f"Every result is a line of {folder / 'results.jsonl'}")

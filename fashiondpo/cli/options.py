@@ -12,7 +12,9 @@ from pydantic import ValidationError
 
 from fashiondpo.contracts import RoundRecord, SamplerSettings
 from fashiondpo.errors import DataFileError, InvalidInput, NotFound
+from fashiondpo.model_cache.places import DEFAULT_CACHE, ModelPlaces, is_name
 from fashiondpo.preferences import PreferenceSettings
+from fashiondpo.quality_backend import QualityBackend
 from fashiondpo.run_settings import MINI_ASSETS, RunSettings
 from fashiondpo.storage.records import first_problem, replace_file
 from fashiondpo.training.config import paper_settings
@@ -22,11 +24,22 @@ if TYPE_CHECKING:
 
 RunFolder = Annotated[Path, typer.Option("--run", "--out", help="Folder of the run: everything it makes lies there.")]
 DataPlace = Annotated[str, typer.Option("--data", help="'mini', or a folder: imported, published index files, mini.")]
-BundlePlace = Annotated[str, typer.Option("--bundle", help="'mini', or the folder of a DiFashion bundle.")]
-JudgesPlace = Annotated[str, typer.Option("--judges", help="'mini', or a folder with clip/, vbpr/ and quality/.")]
+BundlePlace = Annotated[
+    str, typer.Option("--bundle", help="DiFashion bundle: 'mini', a profile, owner/name@revision, or a folder.")
+]
+JudgesPlace = Annotated[
+    str, typer.Option("--judges", help="'mini', a profile, or a folder with clip/, vbpr/ and quality/.")
+]
+Quality = Annotated[
+    str,
+    typer.Option(help="What judges quality: mini, local:FOLDER, or remote:URL?dialect=…&model=…; see docs/judges.md."),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
 Outfits = Annotated[int | None, typer.Option(help="Training outfits of a round.")]
 Candidates = Annotated[int | None, typer.Option(min=1, help="Candidates per outfit.")]
+Processes = Annotated[
+    int, typer.Option(min=1, help="That train together, one per device with --device cuda: docs/training-at-scale.md.")
+]
 Seed = Annotated[int | None, typer.Option(min=0, help="Of outfits, noise and training.")]
 Mode = Annotated[str | None, typer.Option(help="'default', or 'paper' for the published procedure.")]
 SettingsFile = Annotated[
@@ -43,14 +56,27 @@ def mini_assets() -> Path:
     return Path(os.environ.get("FASHIONDPO_ASSETS", MINI_ASSETS))
 
 
-def new_workspace(folder: Path, data_place: str, bundle: str, judges: str, device: str) -> Workspace:
+def model_cache() -> Path:
+    """Where fetched models lie: FASHIONDPO_MODEL_CACHE, or a folder of the runs."""
+    return Path(os.environ.get("FASHIONDPO_MODEL_CACHE", DEFAULT_CACHE))
+
+
+def model_places() -> ModelPlaces:
+    """Where models lie that go by a name."""
+    return ModelPlaces(model_cache(), mini_assets())
+
+
+def new_workspace(
+    folder: Path, data_place: str, bundle: str, judges: str, device: str, *, quality: str = "mini"
+) -> Workspace:
     """Open a run's folder, and remember its places for the later stages.
 
     Raises:
-        InvalidInput: if the folder belongs to a run with other places.
+        InvalidInput: if the folder belongs to a run with other places, or `quality` is no backend.
         NotFound: if a place is not there.
     """
-    places = {name: _lasting(place) for name, place in (("data", data_place), ("bundle", bundle), ("judges", judges))}
+    places = {"data": data_place if data_place == "mini" else str(Path(data_place).absolute())}
+    places |= {"bundle": lasting(bundle), "judges": lasting(judges), "quality": QualityBackend.parse(quality).text()}
     path = folder / _RUN_FILE
     if path.exists() and (found := _read_run(path)["places"]) != places:
         raise InvalidInput(f"{folder} belongs to a run with {found}; choose another folder for {places}")
@@ -85,9 +111,9 @@ def settings_of(record: RoundRecord) -> RunSettings:
         raise InvalidInput(f"the settings of {record.round_id} are none of a run: {first_problem(error)}") from error
 
 
-def _lasting(place: str) -> str:
-    """The place under a name that means the same in whatever folder the next stage is started."""
-    return place if place == "mini" else str(Path(place).absolute())
+def lasting(place: str) -> str:
+    """The place of a model under a name that means the same in whatever folder the next stage is started."""
+    return place if is_name(place, model_cache()) else str(Path(place).absolute())
 
 
 def _opened(folder: Path, places: dict[str, str], device: str) -> Workspace:
@@ -98,7 +124,10 @@ def _opened(folder: Path, places: dict[str, str], device: str) -> Workspace:
         data_place=places["data"],
         bundle_place=places["bundle"],
         judges_place=places["judges"],
+        quality=QualityBackend.parse(places["quality"]),
+        quality_key=os.environ.get("FASHIONDPO_VLM_API_KEY"),
         mini_assets=mini_assets(),
+        model_cache=model_cache(),
         device=device,
     )
 
@@ -106,7 +135,7 @@ def _opened(folder: Path, places: dict[str, str], device: str) -> Workspace:
 def opened_places(folder: Path, data_place: str, bundle: str, device: str) -> Workspace:
     """A folder with data and models, for work that is no round; the run's own places if it has begun one."""
     path = folder / _RUN_FILE
-    places = {"data": data_place, "bundle": bundle, "judges": "mini"}
+    places = {"data": data_place, "bundle": bundle, "judges": "mini", "quality": "mini"}
     workspace = _opened(folder, _read_run(path)["places"] if path.exists() else places, device)
     folder.mkdir(parents=True, exist_ok=True)
     return workspace
@@ -120,7 +149,9 @@ def data_folder(place: str) -> Path:
 def _read_run(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-        if set(content["places"]) != {"data", "bundle", "judges"}:
+        # runs of before there was a choice had the mini network
+        content["places"] = {"quality": "mini", **content["places"]}
+        if set(content["places"]) != {"data", "bundle", "judges", "quality"}:
             raise ValueError("it does not name data, bundle and judges")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataFileError(path, f"is not a run's file: {error}; choose another folder, or delete it") from error
@@ -182,7 +213,7 @@ def read_settings(file: Path) -> dict[str, Any]:
 
 def _bundle_sampler(bundle: str) -> dict[str, Any]:
     """Sampler settings of a bundle; the general defaults where it names none, which opening it will find out."""
-    path = (mini_assets() / "bundle" if bundle == "mini" else Path(bundle)) / "difashion.json"
+    path = model_places().bundle(bundle) / "difashion.json"
     own = read_settings(path).get("sampler") if path.exists() else None
     return dict(own) if isinstance(own, dict) else SamplerSettings().model_dump(mode="json")
 

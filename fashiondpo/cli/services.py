@@ -9,9 +9,19 @@ from typing import Annotated
 
 import typer
 
-from fashiondpo.cli.options import BundlePlace, DataPlace, Device, JudgesPlace, mini_assets
+from fashiondpo.cli.options import (
+    BundlePlace,
+    DataPlace,
+    Device,
+    JudgesPlace,
+    Quality,
+    lasting,
+    mini_assets,
+    model_cache,
+)
 from fashiondpo.clients.addresses import read_addresses
 from fashiondpo.errors import InvalidInput
+from fashiondpo.quality_backend import QualityBackend
 from fashiondpo.run_settings import MINI_ASSETS
 
 ServiceUrl = Annotated[str | None, typer.Option("--url", help="Address of the service, e.g. http://127.0.0.1:8000.")]
@@ -36,12 +46,20 @@ def up(
     data_place: DataPlace = "mini",
     bundle: BundlePlace = "mini",
     judges: JudgesPlace = "mini",
+    quality: Quality = "mini",
     device: Device = "cpu",
 ) -> None:
     """Start everything on this machine: Valkey, generator, three judges, trainer and worker. Ctrl-C stops it."""
     sys.stdout.flush()
     command = embedded_command(
-        run, host=host, base_port=base_port, data_place=data_place, bundle=bundle, judges=judges, device=device
+        run,
+        host=host,
+        base_port=base_port,
+        data_place=data_place,
+        bundle=bundle,
+        judges=judges,
+        quality=quality,
+        device=device,
     )
     # it takes this process's place, so that signals and exit code are its own
     os.execv(command[0], command)
@@ -55,17 +73,20 @@ def embedded_command(
     data_place: str = "mini",
     bundle: str = "mini",
     judges: str = "mini",
+    quality: str = "mini",
     device: str = "cpu",
 ) -> list[str]:
     """The command line of the embedded services; arguments as `fashiondpo up` has them."""
     assets = mini_assets()
     places = {"data-set": (data_place, "catalogue"), "bundle": (bundle, "bundle"), "judges": (judges, "judges")}
     options = {"run": str(run), "host": host, "base-port": str(base_port), "device": device}
+    options["model-cache"] = str(model_cache().absolute())
+    options["quality"] = QualityBackend.parse(quality).text()
     for name, (place, within) in places.items():
         if place == "mini":
             options[name] = "mini" if assets == MINI_ASSETS else str((assets / within).absolute())
         else:
-            options[name] = str(Path(place).absolute())
+            options[name] = str(Path(place).absolute()) if name == "data-set" else lasting(place)
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     return [sys.executable, "-m", "services.embedded", *words]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,6 +16,8 @@ from fashiondpo.cli.options import (
     JudgesPlace,
     Mode,
     Outfits,
+    Processes,
+    Quality,
     RunFolder,
     Seed,
     SettingsFile,
@@ -24,6 +26,7 @@ from fashiondpo.cli.options import (
     run_settings,
     settings_of,
 )
+from fashiondpo.cli.paper import Clip, Evaluator, Inception, Lpips, Tasks, paper_files, paper_suite
 from fashiondpo.cli.show import console, progress_bars, say, show_comparison, show_verdict
 from fashiondpo.contracts import ROUND_STAGES, RoundRecord, RoundStage
 from fashiondpo.errors import InvalidInput
@@ -48,6 +51,7 @@ def generate(
     data_place: DataPlace = "mini",
     bundle: BundlePlace = "mini",
     judges: JudgesPlace = "mini",
+    quality: Quality = "mini",
     outfits: Outfits = None,
     candidates: Candidates = None,
     seed: Seed = None,
@@ -59,7 +63,7 @@ def generate(
     settings = run_settings(
         file=settings_file, mode=mode, outfits=outfits, candidates=candidates, seed=seed, bundle=bundle
     )
-    workspace = new_workspace(run, data_place, bundle, judges, device)
+    workspace = new_workspace(run, data_place, bundle, judges, device, quality=quality)
     _advance(workspace, settings, workspace.next_round(settings), "collect")
 
 
@@ -73,9 +77,11 @@ def pairs(run: RunFolder = Path("runs/default"), device: Device = "cpu") -> None
     _advance_open_round(run, device, "pair")
 
 
-def train(run: RunFolder = Path("runs/default"), device: Device = "cpu") -> None:
+def train(run: RunFolder = Path("runs/default"), processes: Processes = 1, device: Device = "cpu") -> None:
     """Train: fine-tune the adapter on the pairs; goes on from its last checkpoint."""
-    _advance_open_round(run, device, "train")
+    workspace, record = opened_workspace(run, device)
+    workspace.processes, workspace.tell_memory = processes, _say_memory
+    _advance(workspace, settings_of(record), record, "train")
 
 
 def gate(run: RunFolder = Path("runs/default"), device: Device = "cpu") -> None:
@@ -92,20 +98,34 @@ def evaluate(
     after: Annotated[int | None, typer.Option(help="Adapter version to look at; the newest unless given.")] = None,
     split: Annotated[str, typer.Option(help="valid or test.")] = "test",
     outfits: Annotated[int | None, typer.Option(min=1, help="How many.")] = None,
+    suite: Annotated[
+        Literal["report", "paper"],
+        typer.Option(help="report: judges before and after, with pictures. paper: FID, IS, CLIP score, LPIPS, …"),
+    ] = "report",
+    task: Tasks = None,
+    clip: Clip = None,
+    inception: Inception = None,
+    lpips: Lpips = None,
+    evaluator: Evaluator = None,
     device: Device = "cpu",
 ) -> None:
     """Compare two adapter versions on held-out outfits, same outfits and seeds, and write the report."""
-    from fashiondpo.run_report import evaluate_versions  # loads torch: not for --help
-
+    files = paper_files(clip, inception, lpips, evaluator)
+    if suite == "report" and (task or any(files.values())):
+        raise InvalidInput("--task, --clip, --inception, --lpips and --evaluator belong to --suite paper")
     workspace, record = opened_workspace(run, device)
     versions = workspace.adapters.versions()
     if not versions:
         raise InvalidInput(f"{run} has no adapter yet: finish a round first")
     chosen = after if after is not None else versions[-1]
+    settings = settings_of(record)
+    if suite == "paper":
+        paper_suite(workspace, settings, before, chosen, tasks=task, split=split, outfits=outfits, files=files)
+        return
+    from fashiondpo.run_report import evaluate_versions  # loads torch: not for --help
+
     with progress_bars() as bars:
-        result = evaluate_versions(
-            workspace, settings_of(record), before, chosen, split=split, outfits=outfits, progress=bars
-        )
+        result = evaluate_versions(workspace, settings, before, chosen, split=split, outfits=outfits, progress=bars)
     show_comparison(result.comparison)
     say(f"The report lies in {result.path}")
 
@@ -115,6 +135,7 @@ def round_(
     data_place: DataPlace = "mini",
     bundle: BundlePlace = "mini",
     judges: JudgesPlace = "mini",
+    quality: Quality = "mini",
     outfits: Outfits = None,
     candidates: Candidates = None,
     report_outfits: Annotated[int | None, typer.Option(help="Test outfits of the report.")] = None,
@@ -122,6 +143,7 @@ def round_(
     mode: Mode = None,
     settings_file: SettingsFile = None,
     rounds: Annotated[int, typer.Option(min=1, help="How many the folder shall hold in all.")] = 1,
+    processes: Processes = 1,
     device: Device = "cpu",
 ) -> None:
     """A whole round: collect, judge, pair, train, gate, publish, and a report on test outfits. Goes on if stopped."""
@@ -138,7 +160,8 @@ def round_(
     # loads torch: not for --help, nor to refuse a setting
     from fashiondpo.run_report import evaluate_versions
 
-    workspace = new_workspace(run, data_place, bundle, judges, device)
+    workspace = new_workspace(run, data_place, bundle, judges, device, quality=quality)
+    workspace.processes, workspace.tell_memory = processes, _say_memory
     workspace.data_set.blanks_of("test", settings.report_outfits)  # too many are refused now, not after the training
     if (finished := len(workspace.finished_rounds())) >= rounds:
         say(f"{finished} rounds are finished in {run}; --rounds {finished + 1} adds another")
@@ -151,6 +174,10 @@ def round_(
         result = evaluate_versions(workspace, settings, first.adapter.version, last.published.version, progress=bars)
     show_comparison(result.comparison)
     say(f"Took {time.perf_counter() - started:.0f} s. The report lies in {result.path}")
+
+
+def _say_memory(needed: str) -> None:
+    say(f"The training needs about {needed} of memory")
 
 
 def _finish_round(workspace: Workspace, settings: RunSettings) -> None:

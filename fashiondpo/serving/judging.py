@@ -10,7 +10,7 @@ A candidate that cannot be judged has its reason in its score; it never spoils t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,6 +25,7 @@ from fashiondpo.messages import ScoreItem, ScoreRequest, ScoreResponse
 from fashiondpo.outfits.model import Catalogue
 from fashiondpo.serving.app import create_service
 from fashiondpo.serving.batching import MicroBatcher
+from fashiondpo.serving.health import ReadinessCheck
 from fashiondpo.serving.judge_inputs import InputReader
 from fashiondpo.serving.judge_metrics import JudgeMetrics
 from fashiondpo.serving.judge_settings import JudgeSettings
@@ -126,7 +127,13 @@ class _Parts:
 
 
 def create_judge_app(
-    load: Callable[[Progress], LoadedJudge], settings: JudgeSettings, *, title: str, description: str = ""
+    load: Callable[[Progress], LoadedJudge],
+    settings: JudgeSettings,
+    *,
+    title: str,
+    description: str = "",
+    readiness: Mapping[str, ReadinessCheck] | None = None,
+    close: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """A judge as a service.
 
@@ -134,6 +141,8 @@ def create_judge_app(
         load: makes the judge; called once, in a thread of its own, and told where to report progress.
         settings: shared settings of judges.
         title, description: of the OpenAPI document.
+        readiness: checks for /readyz by name, besides those of all judges.
+        close: called at the end, after the last score.
     """
     metrics = JudgeMetrics()
     artifacts = None if settings.artifacts_url is None else FolderArtifacts(settings.artifacts_url)
@@ -147,8 +156,11 @@ def create_judge_app(
             yield
         finally:
             await asyncio.to_thread(parts.close)
+            close()
 
-    checks = {"judge": parts.loading.problem} | ({"artifacts": parts.artifacts_problem} if artifacts else {})
+    checks: dict[str, ReadinessCheck] = {"judge": parts.loading.problem, **(readiness or {})}
+    if artifacts is not None:
+        checks["artifacts"] = parts.artifacts_problem
     return create_service(
         title=title,
         description=description,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from fashiondpo.clients.addresses import Addresses
 from fashiondpo.errors import InvalidInput, Unavailable
+from fashiondpo.quality_backend import QualityBackend
 from services.embedded.processes import Command
 from services.embedded.settings import EmbeddedSettings
 from services.embedded.valkey import valkey_arguments, valkey_configuration
@@ -21,6 +22,17 @@ SERVICES = ("generator", "judge_quality", "judge_compat", "judge_personal", "tra
 JUDGES = SERVICES[1:4]
 CELERY = ("worker", "beat")
 """Parts of the trainer that listen to no port."""
+_QUALITY_VARIABLES = {
+    "model": "VLM_MODEL",
+    "revision": "VLM_REVISION",
+    "dialect": "VLM_DIALECT",
+    "levels": "LEVELS",
+    "dtype": "DTYPE",
+    "batch": "VLM_BATCH",
+    "concurrency": "VLM_CONCURRENCY",
+    "timeout_s": "VLM_TIMEOUT_S",
+    "tries": "VLM_TRIES",
+}
 FEATURES = "features"
 """Folder of the catalogue's features, for the next start."""
 STOP_ORDER = (("trainer", "beat", "worker"), ("generator", *JUDGES), ("valkey",))
@@ -99,11 +111,12 @@ def _variables(
     """What a process needs to know, as variables with its service's prefix."""
     folder = settings.folder
     own = {"DEVICE": settings.device, "ARTIFACTS_URL": str(folder / "artifacts")}
+    own["MODEL_CACHE"] = str(settings.model_cache.absolute())
     if name in SERVICES:
         own |= {"HOST": settings.host, "PORT": str(ports[name])}
     match name:
         case "judge_quality":
-            own |= {"WEIGHTS": settings.of_judges("quality")}
+            own |= _of_quality(settings)
         case "judge_compat" | "judge_personal":
             own |= {
                 "DATA_SET": settings.data_set,
@@ -124,6 +137,20 @@ def _variables(
         own["LOG_LEVEL"] = "INFO"  # that a worker is ready says only its log
     prefix = "TRAINER" if name in CELERY else name.upper()
     return {f"{prefix}_{variable}": value for variable, value in own.items()}
+
+
+def _of_quality(settings: EmbeddedSettings) -> dict[str, str]:
+    """What the quality judge is made of; what was not chosen is left to the service, or to the environment."""
+    chosen = QualityBackend.parse(settings.quality)
+    if chosen.backend == "mini":
+        return {"WEIGHTS": settings.of_judges("quality")}
+    places = {"WEIGHTS": chosen.folder} if chosen.backend == "local" else {"VLM_URL": chosen.url}
+    given = {
+        variable: getattr(chosen, name)
+        for name, variable in _QUALITY_VARIABLES.items()
+        if name in chosen.model_fields_set
+    }
+    return {name: str(value) for name, value in {"BACKEND": chosen.backend, **places, **given}.items()}
 
 
 def _ports(settings: EmbeddedSettings) -> dict[str, int]:

@@ -10,6 +10,7 @@ from typing import Self
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
+from fashiondpo.model_cache.places import DEFAULT_CACHE, is_name
 from fashiondpo.serving.settings import ServingSettings
 
 
@@ -31,8 +32,14 @@ class EmbeddedSettings(BaseSettings):
     )
     device: str = Field("cpu", description="Of all models: cpu, cuda, cuda:1, …")
     data_set: str = Field("mini", description="'mini', or the folder of a data set.")
-    bundle: str = Field("mini", description="'mini', or the folder of a DiFashion bundle.")
-    judges: str = Field("mini", description="'mini', or a folder with clip/, vbpr/ and quality/.")
+    model_cache: Path = Field(
+        DEFAULT_CACHE, description="Folder of fetched models: where profiles and owner/name@revision lie."
+    )
+    bundle: str = Field("mini", description="DiFashion bundle: 'mini', a profile, owner/name@revision, or a folder.")
+    judges: str = Field("mini", description="'mini', a profile, or a folder with clip/, vbpr/ and quality/.")
+    quality: str = Field(
+        "mini", description="What judges quality: mini, local:FOLDER, or remote:URL with settings as a query."
+    )
     parent: int | None = Field(None, description="Stop when this process, which has started us, is no more.")
     start_timeout_s: float = Field(300.0, gt=0, description="Until all must be ready.")
     stop_timeout_s: float = Field(45.0, gt=0, description="For each to stop by itself before it is killed.")
@@ -53,8 +60,8 @@ class EmbeddedSettings(BaseSettings):
         return ServingSettings(host=self.host).is_loopback
 
     def of_judges(self, part: str) -> str:
-        """Where a part of the judges' models lies: 'mini', or its folder."""
-        return "mini" if self.judges == "mini" else str(Path(self.judges) / part)
+        """Where a part of the judges' models lies: 'mini', a profile, or its folder."""
+        return self.judges if is_name(self.judges, self.model_cache) else str(Path(self.judges) / part)
 
 
 def inherited_environment() -> dict[str, str]:

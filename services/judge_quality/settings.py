@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from fashiondpo.judges.dialects import DialectName
+from fashiondpo.judges.rubric import Levels
+from fashiondpo.quality_backend import DEFAULT_MODEL, BackendName, QualityBackend
 from fashiondpo.serving.judge_settings import JudgeSettings
 
 
@@ -17,4 +20,88 @@ class JudgeQualitySettings(JudgeSettings, BaseSettings):
     model_config = SettingsConfigDict(env_prefix="JUDGE_QUALITY_", frozen=True, hide_input_in_errors=True)
 
     port: int = Field(8001, ge=0, le=65535, description="0 takes a free one; the log line `listening` tells which.")
-    weights: Path | Literal["mini"] = Field("mini", description="Quality network: 'mini', or its folder.")
+    backend: BackendName = Field(
+        "mini",
+        description="mini: a small network. local: MiniCPM-V 4.6 in this process. remote: a vision-language model behind "
+        "a server.",
+    )
+    weights: str = Field(
+        "mini", description="mini: 'mini', or the network's folder. local: folder of the model, or owner/name@revision."
+    )
+    levels: Levels = Field(10, description="Levels of quality that a vision-language model tells apart: 5 or 10.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="local: type of the weights; auto: bfloat16 on a GPU, float32 on a CPU."
+    )
+    vlm_batch: int = Field(8, ge=1, description="local: pictures in one forward.")
+    vlm_url: str | None = Field(None, description="remote: address of the model server, e.g. http://vlm:8000.")
+    vlm_model: str = Field(DEFAULT_MODEL, min_length=1, description="remote: the server's name of the model.")
+    vlm_revision: str | None = Field(
+        None, description="remote: revision of the model that the server has, for the judge's version."
+    )
+    vlm_dialect: DialectName = Field(
+        "vllm",
+        description="remote: how the server constrains answers: vllm, vllm-legacy, llama.cpp, ollama, transformers, none.",
+    )
+    vlm_api_key: SecretStr = Field(SecretStr(""), description="remote: key of the model server, if it wants one.")
+    vlm_api_key_file: Path | None = Field(None, description="A file with that key; for mounted secrets.")
+    vlm_concurrency: int = Field(8, ge=1, le=256, description="remote: questions on their way at once.")
+    vlm_timeout_s: float = Field(60.0, gt=0, description="remote: for one answer.")
+    vlm_tries: int = Field(3, ge=1, le=20, description="remote: for an answer that is none, and for a call that fails.")
+
+    @field_validator("levels", mode="before")
+    @classmethod
+    def _levels_come_as_text(cls, value: object) -> object:
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+    @field_validator("vlm_url", "vlm_revision", "vlm_api_key_file", mode="before")
+    @classmethod
+    def _empty_means_none(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @model_validator(mode="after")
+    def _backend_has_what_it_needs(self) -> Self:
+        if self.backend == "local" and self.weights == "mini":
+            raise ValueError(
+                "JUDGE_QUALITY_WEIGHTS must be the folder of a MiniCPM-V 4.6 when JUDGE_QUALITY_BACKEND=local"
+            )
+        if self.backend == "remote" and self.vlm_url is None:
+            raise ValueError("JUDGE_QUALITY_VLM_URL is required when JUDGE_QUALITY_BACKEND=remote")
+        _ = self.key
+        return self
+
+    @property
+    def weights_folder(self) -> Path:
+        """Where the weights of the mini and of the local backend lie; raises NotFound for a model that was not fetched."""
+        return self.models.quality(self.weights)
+
+    @property
+    def key(self) -> str | None:
+        """Key of the model server.
+
+        Raises:
+            ValueError: if its file cannot be read.
+        """
+        if self.vlm_api_key_file is None:
+            return self.vlm_api_key.get_secret_value() or None
+        try:
+            return self.vlm_api_key_file.read_text().strip()
+        except OSError as error:
+            raise ValueError(f"vlm_api_key_file {self.vlm_api_key_file} cannot be read: {error.strerror}") from error
+
+    @property
+    def chosen(self) -> QualityBackend:
+        """What the judge is made of."""
+        return QualityBackend(
+            backend=self.backend,
+            folder=self.weights_folder if self.backend == "local" else None,
+            url=self.vlm_url,
+            model=self.vlm_model,
+            revision=self.vlm_revision,
+            dialect=self.vlm_dialect,
+            levels=self.levels,
+            dtype=self.dtype,
+            batch=self.vlm_batch,
+            concurrency=self.vlm_concurrency,
+            timeout_s=self.vlm_timeout_s,
+            tries=self.vlm_tries,
+        )

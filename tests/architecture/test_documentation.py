@@ -26,6 +26,12 @@ CELERYS_KEYS = {"queue"}
 FORMULAS = {
     "fashiondpo.diffusion.conditions.mixed_latents",
     "fashiondpo.diffusion.pretrain.snr_weight",
+    "fashiondpo.evaluation.alignment.clip_score",
+    "fashiondpo.evaluation.alignment.retrieved",
+    "fashiondpo.evaluation.distributions.change_interval",
+    "fashiondpo.evaluation.distributions.frechet_distance",
+    "fashiondpo.evaluation.distributions.inception_score",
+    "fashiondpo.evaluation.distributions.kernel_distance",
     "fashiondpo.judges.vbpr.VBPR.forward",
     "fashiondpo.preferences.fuse",
     "fashiondpo.preferences.min_max",
@@ -233,6 +239,9 @@ class TestReadme:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("FASHIONDPO_ASSETS", str(MINI_ASSETS))
         run_python(README.read_text())
+
+    def test_python_of_the_page_on_judges_runs_too(self):
+        run_python(page_text("judges.md"))
 
     def test_python_goes_on_with_the_names_of_the_block_before(self):
         run_python("```python\na = 1\n```\n\n```python\nassert a == 1\n```\n")

@@ -106,7 +106,9 @@ class TestHealth:
         artifacts, redis = str(tmp_path), "redis://127.0.0.1:1"
         apps = {
             "generator": generator_app(GeneratorSettings(redis_url=redis, artifacts_url=artifacts)),
-            "judges": judge_app(JudgeQualitySettings(artifacts_url=artifacts)),
+            "judges": judge_app(
+                JudgeQualitySettings(artifacts_url=artifacts, backend="remote", vlm_url="http://127.0.0.1:1")
+            ),
             "trainer": trainer_app(TrainerSettings(artifacts_url=artifacts)),
         }
         listed = {row["service"]: set(quoted(row["checks"])) for row in PAGE["Health"]}

@@ -14,6 +14,8 @@ import pytest
 
 from tests.architecture.checkout import HEAVY_LIBRARIES, ROOT, light_modules, module_name, module_paths
 from tests.small_catalogue import save_small_catalogue
+from tests.tiny_vlm import save_tiny_vlm
+from tests.unit.clients.unruly_server import answers, unruly
 
 WHAT_IS_LOADED = """
 import importlib, json, sys
@@ -166,6 +168,23 @@ class TestService:
             monkeypatch.setenv(f"JUDGE_{judge}_DATA_SET", str(catalogue))
         loaded = in_fresh_process(WHAT_IS_LOADED_WHEN_READY, name, work=tmp_path)
         assert set(loaded) & set(UNWANTED[name]) == set()
+
+
+@pytest.mark.skipif(not (ROOT / "assets/mini").exists(), reason="assets/mini is not there: make assets")
+class TestQualityJudge:
+    def test_that_asks_a_model_server_loads_no_neural_network_library(self, tmp_path, monkeypatch):
+        with unruly(answers("{}")) as server:
+            monkeypatch.setenv("JUDGE_QUALITY_BACKEND", "remote")
+            monkeypatch.setenv("JUDGE_QUALITY_VLM_URL", server.url)
+            loaded = in_fresh_process(WHAT_IS_LOADED_WHEN_READY, "services.judge_quality.app", work=tmp_path)
+        assert set(loaded) & {*HEAVY_LIBRARIES, *QUEUE_AND_STARTER} == set()
+
+    def test_with_the_model_in_its_own_process_loads_nothing_of_the_generator(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("JUDGE_QUALITY_BACKEND", "local")
+        monkeypatch.setenv("JUDGE_QUALITY_WEIGHTS", str(save_tiny_vlm(tmp_path / "tiny")))
+        loaded = in_fresh_process(WHAT_IS_LOADED_WHEN_READY, "services.judge_quality.app", work=tmp_path)
+        assert "transformers" in loaded
+        assert set(loaded) & {"open_clip", "diffusers", "peft", *QUEUE_AND_STARTER} == set()
 
 
 class TestImport:

@@ -30,11 +30,11 @@ def assets(tmp_path_factory):
     return save_tiny_assets(tmp_path_factory.mktemp("assets") / "mini")
 
 
-def played(assets, run, gate) -> CommandProcess:
+def played(assets, run, gate, *options) -> CommandProcess:
     settings = assets.parent / f"{run.name}.json"
     settings.write_text(json.dumps({**SHORT, "gate": gate}))
     sizes = ("--shown", 2, "--report-outfits", 3)
-    with fashiondpo(assets, "demo", "--run", run, "--settings", settings, *sizes) as command:
+    with fashiondpo(assets, "demo", "--run", run, "--settings", settings, *sizes, *options) as command:
         assert command.ended(DEMO_S) == 0, command.output
     return command
 

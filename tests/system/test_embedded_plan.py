@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from fashiondpo.errors import InvalidInput
+from fashiondpo.quality_backend import QualityBackend
 from services.embedded.plan import CELERY, SERVICES, make_plan
 from services.embedded.settings import EmbeddedSettings
 from services.generator.settings import GeneratorSettings
@@ -55,6 +56,20 @@ class TestPlan:
             if command.name in plan.addresses:
                 assert plan.addresses[command.name] == f"http://{made.host}:{made.port}"
 
+    def test_names_a_profile_to_every_service_that_has_a_part_of_it(self, tmp_path):
+        chosen = settings(tmp_path, bundle="sd2-polyvore", judges="sd2-polyvore", model_cache=tmp_path / "models")
+        plan = make_plan(chosen, INHERITED)
+        told = {
+            name: value for command in (*plan.services, *plan.waiting) for name, value in command.environment.items()
+        }
+        named = {name for name, value in told.items() if value == "sd2-polyvore"}
+        assert named == {
+            "GENERATOR_BUNDLE", "TRAINER_BUNDLE", "TRAINER_CLIP", "JUDGE_QUALITY_WEIGHTS", "JUDGE_COMPAT_CLIP",
+            "JUDGE_COMPAT_VBPR", "JUDGE_PERSONAL_CLIP",
+        }  # fmt: skip
+        caches = {value for name, value in told.items() if name.endswith("_MODEL_CACHE")}
+        assert caches == {str(tmp_path / "models")}
+
     def test_passes_on_what_the_environment_says(self, plan):
         generator = next(command for command in plan.services if command.name == "generator")
         assert generator.environment["GENERATOR_ROWS_PER_FORWARD"] == "28"
@@ -75,6 +90,37 @@ class TestPlan:
             make_plan(settings(tmp_path, host="0.0.0.0"), INHERITED)
         keys = {f"{name.upper()}_API_KEYS": "me:admin:0123456789abcdef" for name in SERVICES}
         assert make_plan(settings(tmp_path, host="0.0.0.0"), INHERITED | keys).addresses
+
+    @pytest.mark.parametrize(
+        "quality",
+        [
+            "mini",
+            "local:/models/minicpm?levels=5&dtype=float32&batch=2",
+            "remote:http://127.0.0.1:9?dialect=llama.cpp&model=a/b&revision=r&levels=5&concurrency=2&timeout_s=9&tries=4",
+        ],
+    )
+    def test_gives_the_quality_judge_the_backend_that_was_chosen(self, tmp_path, monkeypatch, quality):
+        own = make_plan(settings(tmp_path, quality=quality), INHERITED)
+        (command,) = [command for command in own.services if command.name == "judge_quality"]
+        for name, value in command.environment.items():
+            monkeypatch.setenv(name, value)
+        chosen = JudgeQualitySettings().chosen
+        wanted = QualityBackend.parse(quality)
+        assert {name: getattr(chosen, name) for name in wanted.model_fields_set} == {
+            name: getattr(wanted, name) for name in wanted.model_fields_set
+        }
+
+    def test_leaves_to_the_environment_what_was_not_chosen(self, tmp_path):
+        inherited = {**INHERITED, "JUDGE_QUALITY_VLM_MODEL": "ours", "JUDGE_QUALITY_VLM_API_KEY": "secret"}
+        own = make_plan(settings(tmp_path, quality="remote:http://127.0.0.1:9?levels=5"), inherited)
+        (command,) = [command for command in own.services if command.name == "judge_quality"]
+        assert command.environment["JUDGE_QUALITY_VLM_MODEL"] == "ours"
+        assert command.environment["JUDGE_QUALITY_VLM_API_KEY"] == "secret"
+        assert not any("secret" in word for word in command.arguments)
+
+    def test_refuses_a_backend_that_is_none_before_anything_is_started(self, tmp_path):
+        with pytest.raises(InvalidInput, match="is no backend of the quality judge"):
+            make_plan(settings(tmp_path, quality="vllm"), INHERITED)
 
     def test_takes_folders_of_ones_own(self, tmp_path):
         own = make_plan(settings(tmp_path, data_set="/d", bundle="/b", judges="/j"), INHERITED)

@@ -1,0 +1,88 @@
+from pathlib import Path
+
+import pytest
+
+from fashiondpo.errors import InvalidInput
+from fashiondpo.judges.minicpm import MiniCPMQualityJudge
+from fashiondpo.judges.quality import MiniQualityJudge
+from fashiondpo.judges.remote_quality import RemoteQualityJudge
+from fashiondpo.quality_backend import QualityBackend
+from fashiondpo.run_settings import MINI_ASSETS
+from tests.tiny_vlm import save_tiny_vlm
+
+MINI = MINI_ASSETS / "judges" / "quality"
+
+
+class TestText:
+    def test_names_backend_place_and_settings(self):
+        parsed = QualityBackend.parse(
+            "remote:http://127.0.0.1:8000/v1?dialect=llama.cpp&model=a/b&levels=5&timeout_s=2.5"
+        )
+        assert parsed == QualityBackend(
+            backend="remote", url="http://127.0.0.1:8000/v1", dialect="llama.cpp", model="a/b", levels=5, timeout_s=2.5
+        )
+
+    def test_of_a_local_model_is_its_folder(self):
+        parsed = QualityBackend.parse("local:models/minicpm?batch=4&dtype=bfloat16")
+        assert (parsed.folder, parsed.batch, parsed.dtype) == (Path("models/minicpm"), 4, "bfloat16")
+
+    @pytest.mark.parametrize(
+        "text",
+        ["mini", "local:/models/my model?levels=5", "remote:http://h:1?dialect=none&model=a%2Fb&revision=r&tries=2"],
+    )
+    def test_means_the_same_when_it_is_written_and_read_again(self, text):
+        parsed = QualityBackend.parse(text)
+        assert QualityBackend.parse(parsed.text()) == parsed
+
+    def test_of_a_folder_means_the_same_from_anywhere(self, monkeypatch, tmp_path):
+        monkeypatch.chdir(tmp_path)
+        assert QualityBackend.parse("local:model").text() == f"local:{tmp_path}/model"
+
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            ("", "give mini, local:FOLDER or remote:URL"),
+            ("local", "give mini, local:FOLDER or remote:URL"),
+            ("mini:folder", "give mini, local:FOLDER or remote:URL"),
+            ("mini?levels=5", "give mini, local:FOLDER or remote:URL"),
+            ("vllm:http://h", "give mini, local:FOLDER or remote:URL"),
+            ("remote:http://h?levels=7", "levels"),
+            ("remote:http://h?dialect=tgi", "dialect"),
+            ("remote:http://h?colour=red", "colour"),
+            ("remote:http://h?tries", "tries"),
+            ("remote:http://h?url=http://other", "url cannot be given twice"),
+        ],
+    )
+    def test_that_is_none_is_refused_with_the_reason(self, text, problem):
+        with pytest.raises(InvalidInput, match="is no backend of the quality judge") as caught:
+            QualityBackend.parse(text)
+        assert problem in str(caught.value)
+
+
+class TestQualityBackend:
+    def test_makes_the_mini_judge_unless_told_otherwise(self):
+        choice = QualityBackend()
+        assert choice.server() is None
+        assert isinstance(choice.judge(mini=MINI), MiniQualityJudge)
+
+    def test_makes_a_local_judge_of_the_levels_it_is_told(self, tmp_path):
+        choice = QualityBackend.parse(f"local:{save_tiny_vlm(tmp_path / 'tiny')}?levels=5")
+        judge = choice.judge(mini=MINI)
+        assert isinstance(judge, MiniCPMQualityJudge)
+        assert judge.info.high == 5
+
+    def test_makes_a_judge_that_asks_a_server(self):
+        choice = QualityBackend.parse("remote:http://127.0.0.1:9?model=m&revision=r&dialect=ollama")
+        with choice.server("key") as server:
+            judge = choice.judge(mini=MINI, server=server)
+        assert isinstance(judge, RemoteQualityJudge)
+        assert judge.info.version.startswith("m@r+ollama+rubric-10-")
+
+    def test_refuses_an_address_that_is_none(self):
+        with pytest.raises(InvalidInput, match="is no address"):
+            QualityBackend.parse("remote:ftp://host").server()
+
+    @pytest.mark.parametrize("fields", [{"backend": "local"}, {"backend": "remote"}, {"backend": "remote", "url": ""}])
+    def test_without_its_place_is_refused(self, fields):
+        with pytest.raises(ValueError, match="backend needs"):
+            QualityBackend(**fields)
