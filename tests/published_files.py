@@ -14,6 +14,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from fashiondpo.diffusion.model import DiFashion
 
@@ -130,22 +131,20 @@ def write_stable_diffusion(bundle: DiFashion, folder: Path, *, ending: str = ".b
     stem = "model" if ending == ".safetensors" else "pytorch_model"
     save_weights({**text, "text_model.embeddings.position_ids": positions}, folder / "text_encoder" / f"{stem}{ending}")
     write_json(folder / "text_encoder" / "config.json", bundle.text_encoder.config.to_dict())
-    write_tokenizer(bundle, folder / "tokenizer")
+    write_tokenizer(bundle.tokenizer, folder / "tokenizer")
     write_json(folder / "scheduler" / "scheduler_config.json", PNDM)
     return folder
 
 
-def write_tokenizer(bundle: DiFashion, folder: Path) -> None:
+def write_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Vocabulary and merges in files of their own."""
-    model = json.loads(bundle.tokenizer.backend_tokenizer.to_str())["model"]
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     write_json(folder / "vocab.json", model["vocab"])
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
-    special = {
-        name: str(getattr(bundle.tokenizer, name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")
-    }
+    special = {name: str(getattr(tokenizer, name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
     write_json(folder / "special_tokens_map.json", special)
-    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": bundle.tokenizer.model_max_length}
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": tokenizer.model_max_length}
     write_json(folder / "tokenizer_config.json", special | settings)
 
 
