@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from fashiondpo.model_cache.places import DEFAULT_CACHE, ModelPlaces
 from fashiondpo.run_settings import MINI_ASSETS
 from fashiondpo.serving.settings import ServingSettings
 
@@ -15,6 +16,9 @@ class JudgeSettings(ServingSettings):
     """Settings that the judges share; like `ServingSettings`, a mixin that reads no environment."""
 
     assets: Path = Field(MINI_ASSETS, description="Folder of the mini models: what 'mini' stands for.")
+    model_cache: Path = Field(
+        DEFAULT_CACHE, description="Folder of fetched models: where profiles and owner/name@revision lie."
+    )
     device: str = Field("cpu", description="Where the model computes, e.g. cpu, cuda, cuda:1.")
     threads: int | None = Field(None, ge=1, description="CPU threads of the model; none: the library's own choice.")
     artifacts_url: str | None = Field(
@@ -35,18 +39,30 @@ class JudgeSettings(ServingSettings):
         """The folder itself, or where the mini family has its own."""
         return self.assets / within if place == "mini" else Path(place)
 
+    @property
+    def models(self) -> ModelPlaces:
+        """Where models lie that go by a name."""
+        return ModelPlaces(self.model_cache, self.assets)
+
 
 class CatalogueJudgeSettings(JudgeSettings):
     """Settings of the judges that compare with a catalogue's items by CLIP features."""
 
     data_set: Path | Literal["mini"] = Field("mini", description="Data set with the catalogue: 'mini', or a folder.")
-    clip: str = Field("mini", description="CLIP model: 'mini', a folder, or the name of a published one (ViT-B-32).")
+    clip: str = Field(
+        "mini",
+        description="CLIP model: 'mini', a profile, owner/name@revision, a folder, or open_clip:ViT-B-32/TAG or …/FILE.",
+    )
     clip_pretrained: str | None = Field(None, description="Tag of a published CLIP model's weights.")
     features_cache: Path | None = Field(
         None, description="Folder that keeps the catalogue's features for the next start; none: computed at each start."
     )
+    embeddings: Path | None = Field(
+        None, description="Folder of the catalogue's features that `fashiondpo embed` made, mapped into memory; none: "
+        "computed at start."
+    )  # fmt: skip
 
-    @field_validator("clip_pretrained", "features_cache", mode="before")
+    @field_validator("clip_pretrained", "features_cache", "embeddings", mode="before")
     @classmethod
     def _empty_means_none(cls, value: object) -> object:
         return None if value == "" else value

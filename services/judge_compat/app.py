@@ -6,6 +6,7 @@ import torch
 from fastapi import FastAPI
 
 from fashiondpo.judges.compatibility import CompatibilityJudge
+from fashiondpo.judges.embeddings import CatalogueEmbeddings
 from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
 from fashiondpo.outfits.sources import load_data_set
 from fashiondpo.serving.judging import LoadedJudge, create_judge_app
@@ -21,11 +22,14 @@ def create_app(settings: JudgeCompatSettings | None = None) -> FastAPI:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         catalogue = load_data_set(settings.mini(settings.data_set, "catalogue")).catalogue
-        clip = settings.assets / "judges/clip" if settings.clip == "mini" else settings.clip
-        features = OpenClipFeatures.load(clip, settings.device, pretrained=settings.clip_pretrained)
-        items = CatalogueFeatures(features, catalogue, cache=settings.features_cache)
+        place = settings.embeddings
+        embeddings = CatalogueEmbeddings.open(place, catalogue) if place is not None else None
+        features = OpenClipFeatures.load(
+            settings.models.clip(settings.clip), settings.device, pretrained=settings.clip_pretrained
+        )
+        items = CatalogueFeatures(features, catalogue, cache=settings.features_cache, embeddings=embeddings)
         items.compute_all(progress)
-        vbpr = settings.mini(settings.vbpr, "judges/vbpr")
+        vbpr = settings.models.vbpr(settings.vbpr)
         judge = CompatibilityJudge.load(vbpr, features, items, settings.device)
         return LoadedJudge(judge, catalogue, sees_outfit=True)
 

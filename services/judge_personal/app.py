@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from fastapi import FastAPI
 
+from fashiondpo.judges.embeddings import CatalogueEmbeddings
 from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
 from fashiondpo.judges.personalization import PersonalizationJudge
 from fashiondpo.outfits.model import DataSet, History
@@ -22,9 +23,12 @@ def create_app(settings: JudgePersonalSettings | None = None) -> FastAPI:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         data_set = load_data_set(settings.mini(settings.data_set, "catalogue"))
-        clip = settings.assets / "judges/clip" if settings.clip == "mini" else settings.clip
-        features = OpenClipFeatures.load(clip, settings.device, pretrained=settings.clip_pretrained)
-        items = CatalogueFeatures(features, data_set.catalogue, cache=settings.features_cache)
+        place = settings.embeddings
+        embeddings = CatalogueEmbeddings.open(place, data_set.catalogue) if place is not None else None
+        features = OpenClipFeatures.load(
+            settings.models.clip(settings.clip), settings.device, pretrained=settings.clip_pretrained
+        )
+        items = CatalogueFeatures(features, data_set.catalogue, cache=settings.features_cache, embeddings=embeddings)
         items.compute_all(progress)
         judge = PersonalizationJudge(features, items, _history(data_set, settings.history))
         return LoadedJudge(judge, data_set.catalogue, sees_history=True)

@@ -60,6 +60,7 @@ class TestSettingsFromTheEnvironment:
     def test_that_are_empty_count_as_unset(self, monkeypatch):
         for name in (
             "FEATURES_CACHE",
+            "EMBEDDINGS",
             "ARTIFACTS_URL",
             "RATE_LIMIT",
             "OTEL_ENDPOINT",
@@ -70,6 +71,7 @@ class TestSettingsFromTheEnvironment:
             monkeypatch.setenv(f"JUDGE_COMPAT_{name}", "")
         settings = JudgeCompatSettings()
         assert (settings.features_cache, settings.artifacts_url, settings.rate_limit, settings.threads) == (None,) * 4
+        assert settings.embeddings is None
 
     def test_cannot_be_changed(self):
         with pytest.raises(ValidationError):
