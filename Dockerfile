@@ -68,7 +68,8 @@ LABEL org.opencontainers.image.title="FashionDPO ${SERVICE}" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 
-# Everything that is written goes to /tmp, or to the volumes below /var/lib/fashiondpo; the root can be read-only.
+# Everything that is written goes to /tmp, or to the volumes below /var/lib/fashiondpo; the root can be read-only. Services
+# never ask a model hub: what they need was fetched before.
 ENV PATH=/app/bin:/app/venv/bin:${PATH} \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
@@ -77,6 +78,7 @@ ENV PATH=/app/bin:/app/venv/bin:${PATH} \
     HOME=/var/lib/fashiondpo \
     HF_HOME=/var/lib/fashiondpo/models/huggingface \
     TORCH_HOME=/var/lib/fashiondpo/models/torch \
+    HF_HUB_OFFLINE=1 \
     XDG_CACHE_HOME=/tmp/cache \
     MPLCONFIGDIR=/tmp/matplotlib \
     NVIDIA_VISIBLE_DEVICES=all \

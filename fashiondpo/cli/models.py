@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,8 +18,10 @@ from fashiondpo.model_cache.places import ModelPlaces
 from fashiondpo.model_cache.verifying import verify as verify_place
 from fashiondpo.outfits.sources import load_data_set
 from fashiondpo.profiles.profile import Profile, find_profile, profile_files
+from fashiondpo.run_settings import mode_settings, read_bundle_sampler
 
 if TYPE_CHECKING:
+    from fashiondpo.cost.estimate import DiskCost, MemoryCost
     from fashiondpo.model_cache.fetching import FetchPlan
 
 app = typer.Typer(no_args_is_help=True, help="Families of models: list, fetch, verify, and what they cost.")
@@ -29,6 +32,22 @@ Cache = Annotated[
 ProfileName = Annotated[str, typer.Argument(metavar="PROFILE", help="A profile; `fashiondpo models list` names them.")]
 Place = Annotated[str, typer.Argument(metavar="PROFILE", help="A profile, or owner/name@revision of a model hub.")]
 _MB = 10**6
+_GIB = 2**30
+
+
+class NumberType(StrEnum):
+    """Types of weights."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+class Mode(StrEnum):
+    """Of training."""
+
+    default = "default"
+    paper = "paper"
 
 
 @app.command("list")
@@ -111,6 +130,42 @@ def verify(place: Place, cache: Cache = None) -> None:
     say(f"{found.files} files, {found.size / _MB:,.1f} MB: all as {LOCK_FILE} says")
 
 
+@app.command()
+def cost(
+    name: ProfileName,
+    cache: Cache = None,
+    outfits: Annotated[int, typer.Option(min=1, help="Of a round.")] = 1000,
+    rounds: Annotated[int, typer.Option(min=1, help="That are kept.")] = 5,
+    candidates: Annotated[int, typer.Option(min=2, help="Per outfit.")] = 7,
+    rows_per_forward: Annotated[int, typer.Option(min=1, help="Candidates that the generator denoises together.")] = 7,
+    dtype: Annotated[NumberType, typer.Option(help="Of weights and activations.")] = NumberType.float16,
+    mode: Annotated[Mode, typer.Option(help="Of training.")] = Mode.default,
+    gpu_memory: Annotated[
+        float | None, typer.Option("--gpu-memory", min=0.1, help="Memory of a GPU in GiB, to see what fits.")
+    ] = None,
+) -> None:
+    """What a profile takes in memory and on disk, counted from its shapes; no weights are needed."""
+    import torch
+
+    from fashiondpo.cost.architecture import of_bundle, stable_diffusion_2
+    from fashiondpo.cost.estimate import disk_cost, memory_cost
+
+    places = _places(cache)
+    profile, settings = find_profile(name, places.cache), mode_settings(mode.value).training
+    try:
+        architecture = of_bundle(places.bundle(name))
+    except NotFound:
+        architecture = stable_diffusion_2(image_size=profile.image_size)
+    sampler = profile.sampler or read_bundle_sampler(places.bundle(name))
+    number: torch.dtype = getattr(torch, dtype.value)
+    memory = memory_cost(
+        architecture, sampler, settings, dtype=number, rows_per_forward=rows_per_forward, candidates=candidates
+    )
+    disk = disk_cost(architecture, sampler, dtype=number, candidates=candidates, adapter_numbers=memory.trained_numbers)
+    _show_memory(memory, f"{name} in {dtype.value}, mode {mode.value}", gpu_memory)
+    _show_disk(disk, outfits, rounds)
+
+
 def _places(cache: Path | None) -> ModelPlaces:
     return ModelPlaces(cache or model_cache(), mini_assets())
 
@@ -156,3 +211,49 @@ def _show_plan(plan: FetchPlan) -> None:
         f"{plan.download_bytes / _MB:,.1f} MB to download, and at most {plan.convert_bytes / _MB:,.1f} MB for a converted "
         "bundle"
     )
+
+
+def _show_memory(memory: MemoryCost, title: str, gpu_memory: float | None) -> None:
+    table = Table(title=f"Memory of a device: {title}", title_justify="left")
+    table.add_column("what")
+    table.add_column("GiB", justify="right")
+    for name, size in memory.weights.items():
+        table.add_row(f"weights: {name.replace('_', ' ')}", _gib(size))
+    table.add_section()
+    table.add_row(f"a forward of {memory.sampling_rows} rows", _gib(memory.sampling))
+    table.add_row("decoding their pictures", _gib(memory.decoding))
+    table.add_row("to sample", _told(memory.to_sample, gpu_memory), style="bold")
+    table.add_section()
+    table.add_row(f"adapter of {memory.trained_numbers:,} numbers, gradient, AdamW", _gib(memory.trained))
+    table.add_row(f"forward and backward of {memory.training_rows} rows", _gib(memory.training))
+    table.add_row("the same with gradient checkpointing", _gib(memory.checkpointed))
+    table.add_row("to train", _told(memory.to_train, gpu_memory), style="bold")
+    table.add_row("to train with gradient checkpointing", _told(memory.to_train_checkpointed, gpu_memory), style="bold")
+    console.print(table)
+    say("Counted tensor by tensor; what CUDA, its libraries and its allocator take comes on top.")
+
+
+def _show_disk(disk: DiskCost, outfits: int, rounds: int) -> None:
+    table = Table(title="Disk", title_justify="left")
+    table.add_column("what")
+    table.add_column("MB", justify="right")
+    for what, size in (
+        ("the bundle in this type", disk.bundle),
+        ("an outfit's trajectory", disk.trajectory),
+        ("an outfit's pictures, at most", disk.pictures),
+        ("an adapter", disk.adapter),
+        ("a training's checkpoint", disk.checkpoint),
+        (f"{rounds} rounds of {outfits:,} outfits, at most", disk.of_rounds(outfits, rounds)),
+    ):
+        table.add_row(what, f"{size / _MB:,.2f}")
+    console.print(table)
+
+
+def _gib(size: int) -> str:
+    return f"{size / _GIB:,.3f}"
+
+
+def _told(size: int, gpu_memory: float | None) -> str:
+    if gpu_memory is None:
+        return _gib(size)
+    return f"{_gib(size)} {'fits' if size <= gpu_memory * _GIB else 'does not fit'}"

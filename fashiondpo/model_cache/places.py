@@ -26,11 +26,16 @@ DEFAULT_CACHE = Path("runs/models")
 
 @dataclass(frozen=True)
 class JudgePlaces:
-    """Folders of the models of judges that run in one process; held_out is there for the mini world only."""
+    """Folders of the models of judges that run in one process.
+
+    Attributes:
+        quality: none if another server runs that model.
+        held_out: there for the mini world only.
+    """
 
     clip: Path
     vbpr: Path
-    quality: Path
+    quality: Path | None
     held_out: Path
 
 
@@ -117,13 +122,15 @@ class ModelPlaces:
         """The judges' models, where one place stands for all: 'mini', a profile, or a folder with a folder for each.
 
         Raises:
-            NotFound, InvalidInput: if a profile lacks one of them.
+            NotFound: if a profile lacks one of them.
         """
         folder = self.assets / "judges" if place == MINI else Path(place)
         parts = JudgePlaces(folder / "clip", folder / "vbpr", folder / "quality", folder / "held_out")
-        if place == MINI or self.profile(place) is None:
+        profile = None if place == MINI else self.profile(place)
+        if profile is None:
             return parts
-        return replace(parts, clip=Path(self.clip(place)), vbpr=self.vbpr(place), quality=self.quality(place))
+        quality = None if profile.judges.quality.backend == "remote" else self.quality(place)
+        return replace(parts, clip=Path(self.clip(place)), vbpr=self.vbpr(place), quality=quality)
 
     def profile(self, name: str) -> Profile | None:
         """The profile of that name; None if it is another kind of place."""

@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fashiondpo.errors import InvalidInput
+from fashiondpo.model_cache.places import DEFAULT_CACHE, ModelPlaces
 from fashiondpo.run_settings import MINI_ASSETS, TrainRequest
 from fashiondpo.serving.settings import ServingSettings
 
@@ -24,13 +25,23 @@ class TrainerSettings(ServingSettings, BaseSettings):
     port: int = Field(8004, ge=0, le=65535, description="0 takes a free one; the log line `listening` tells which.")
     assets: Path = Field(MINI_ASSETS, description="Folder of the mini models: what 'mini' stands for.")
     data_set: str = Field("mini", description="'mini', or the folder of a data set.")
-    bundle: str = Field("mini", description="'mini', or the folder of a DiFashion bundle; the generator's.")
+    model_cache: Path = Field(
+        DEFAULT_CACHE, description="Folder of fetched models: where profiles and owner/name@revision lie."
+    )
+    bundle: str = Field(
+        "mini", description="The generator's: 'mini', a profile, owner/name@revision of a model hub, or a folder."
+    )
     clip: str = Field(
-        "mini", description="CLIP by which the gate measures diversity: 'mini', a folder, or a published one's name."
+        "mini",
+        description="CLIP by which the gate measures diversity: 'mini', a profile, owner/name@revision, a folder, or a "
+        "published one's name.",
     )
     clip_pretrained: str | None = Field(None, description="Tag of a published CLIP model's weights.")
     device: str = Field("cpu", description="Of the worker's models, as torch names it: 'cpu', 'cuda', 'cuda:1'.")
     threads: int | None = Field(None, ge=1, description="Of torch on the CPU; none: as many as it finds cores.")
+    processes: int | None = Field(
+        None, ge=1, description="That train together; none: one per visible device if device is 'cuda', else one."
+    )
 
     redis_url: SecretStr | None = Field(
         None, description="Records, leases and queue; none: the API alone, for trying it, with everything in memory."
@@ -80,17 +91,6 @@ class TrainerSettings(ServingSettings, BaseSettings):
     )
     continuous_check_s: float = Field(60.0, gt=0, description="So often that is looked for.")
 
-    idempotency_s: int = Field(86_400, ge=1, description="An Idempotency-Key is remembered for so long.")
-    keepalive_s: float = Field(15.0, gt=0, description="An event stream is never silent for longer.")
-    worker_metrics_port: int | None = Field(
-        None, ge=0, le=65535, description="Where the worker shows its figures to Prometheus; none: nowhere."
-    )
-
-    def place(self, name: str, within: str) -> str:
-        """What a setting names, or where the mini family has its own."""
-        return str(self.assets / within) if name == "mini" else name
-
-    def peer_key(self) -> str | None:
     keep_rounds: int = Field(
         0, ge=0, description="So many of the newest ended rounds are kept, older ones removed; 0: no such limit."
     )
@@ -101,6 +101,22 @@ class TrainerSettings(ServingSettings, BaseSettings):
     )
     keep_check_s: float = Field(3600.0, gt=0, description="So often rounds that may be removed are looked for.")
 
+    idempotency_s: int = Field(86_400, ge=1, description="An Idempotency-Key is remembered for so long.")
+    keepalive_s: float = Field(15.0, gt=0, description="An event stream is never silent for longer.")
+    worker_metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="Where the worker shows its figures to Prometheus; none: nowhere."
+    )
+
+    def place(self, name: str, within: str) -> str:
+        """What a setting names, or where the mini family has its own."""
+        return str(self.assets / within) if name == "mini" else name
+
+    @property
+    def models(self) -> ModelPlaces:
+        """Where models lie that go by a name."""
+        return ModelPlaces(self.model_cache, self.assets)
+
+    def peer_key(self) -> str | None:
         """The key for generator and judges, from whichever of the two settings; None without one.
 
         Raises:
@@ -118,6 +134,7 @@ class TrainerSettings(ServingSettings, BaseSettings):
     @field_validator(
         "redis_url",
         "threads",
+        "processes",
         "service_key",
         "service_key_file",
         "clip_pretrained",

@@ -22,6 +22,8 @@ OURS = {
 """Services of docker-compose.yml that run our code, and the package below services/ whose settings they read."""
 LISTENING = {name: package for name, package in OURS.items() if name != "beat"}
 """Those that answer on a port."""
+ONE_SHOT = {"models"}
+"""Started by hand; they do one thing and end."""
 BUILT = {name: package for name, package in LISTENING.items() if name != "worker"}
 """Those that have an image of their own."""
 

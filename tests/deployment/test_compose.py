@@ -18,18 +18,39 @@ from tests.deployment.composition import (
     CPU,
     GPU,
     LISTENING,
+    ONE_SHOT,
     OURS,
     ROOT,
     environment,
+    interpolated,
     load,
     plain,
     settings_class,
     variables,
 )
+from tests.deployment.scripts import load_script
 
 BIN = Path(sys.executable).parent
 FILES = ("docker-compose.yml", "docker-compose.cpu.yml")
 STATE = "/var/lib/fashiondpo"
+# Lists profiles, and imports what fetching needs, in a process without the given distributions.
+WITHOUT = """
+import importlib.machinery, importlib.metadata, json, sys
+absent = set(json.loads(sys.argv[1]))
+gone = {
+    module for module, names in importlib.metadata.packages_distributions().items()
+    if {name.lower().replace("_", "-") for name in names} <= absent
+}
+class Others(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, *more):
+        return None if name.split(".")[0] in gone else super().find_spec(name, *more)
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Others
+import fashiondpo.importing.published, fashiondpo.model_cache.fetching, fashiondpo.model_cache.hub
+from fashiondpo.cli.main import main
+sys.argv = ["fashiondpo", "models", "list"]
+main()
+"""
 SECRET_NAMES = re.compile(r"KEY|PASSWORD|SECRET|TOKEN", re.IGNORECASE)
 
 
@@ -65,10 +86,11 @@ def test_a_compose_file_follows_the_schema(name, tmp_path):
 @pytest.mark.parametrize("name", GPU["services"])
 class TestEveryContainer:
     def test_says_whether_it_is_well_unless_it_answers_nobody(self, name):
-        assert GPU["services"][name]["healthcheck"].get("disable", False) == (name in OURS.keys() - LISTENING)
+        answers_nobody = (OURS.keys() - LISTENING) | ONE_SHOT
+        assert GPU["services"][name]["healthcheck"].get("disable", False) == (name in answers_nobody)
 
-    def test_is_started_again_when_it_ends(self, name):
-        assert GPU["services"][name]["restart"] == "unless-stopped"
+    def test_is_started_again_when_it_ends_unless_it_does_one_thing(self, name):
+        assert GPU["services"][name]["restart"] == ("no" if name in ONE_SHOT else "unless-stopped")
 
     def test_can_write_nothing_but_its_volumes_and_gains_no_rights(self, name):
         service = GPU["services"][name]
@@ -202,6 +224,63 @@ class TestAddresses:
             "prometheus",
             "grafana",
         }
+
+
+class TestModels:
+    def test_are_fetched_by_a_container_that_starts_only_when_it_is_asked_for(self):
+        assert {n for n, s in GPU["services"].items() if s.get("profiles") == ["models"]} == ONE_SHOT
+        assert GPU["services"]["models"]["entrypoint"][-3:] == ["-m", "fashiondpo.cli.main", "models"]
+        assert environment(GPU["services"]["models"])["HF_HUB_OFFLINE"] == "0"
+
+    def test_are_only_read_by_the_services_which_never_ask_a_hub(self):
+        writers = {n for n, s in GPU["services"].items() if f"models:{STATE}/models" in s.get("volumes", [])}
+        readers = {n for n, s in GPU["services"].items() if f"models:{STATE}/models:ro" in s.get("volumes", [])}
+        assert writers == ONE_SHOT
+        assert readers == LISTENING.keys()
+        assert "HF_HUB_OFFLINE=1" in (ROOT / "Dockerfile").read_text()
+
+    @pytest.mark.parametrize(("name", "package"), LISTENING.items())
+    def test_are_looked_for_where_they_were_fetched_to(self, name, package):
+        prefix = settings_class(package).model_config["env_prefix"]
+        told = environment(GPU["services"][name])[f"{prefix}MODEL_CACHE"]
+        assert told == environment(GPU["services"]["models"])["FASHIONDPO_MODEL_CACHE"] == f"{STATE}/models"
+
+    def test_can_be_fetched_with_what_the_image_has(self):
+        needed = load_script("deploy/inspect_image.py").needed
+        absent = sorted(needed("method") - needed("trainer"))
+        arguments = [sys.executable, "-c", WITHOUT, json.dumps(absent)]
+        answer = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert "matplotlib" in absent
+        assert "sd2-polyvore" in answer.stdout, answer.stderr
+
+
+class TestModelServer:
+    def test_is_what_the_quality_judge_is_told_to_ask(self):
+        told, server = environment(GPU["services"]["judge-quality"]), GPU["services"]["vlm"]
+        options = [interpolated(word) for word in server["command"]]
+        assert (told["JUDGE_QUALITY_BACKEND"], told["JUDGE_QUALITY_VLM_DIALECT"]) == ("remote", "vllm")
+        assert urlsplit(told["JUDGE_QUALITY_VLM_URL"]).hostname == "vlm"
+        for option, variable in (("--model", "VLM_MODEL"), ("--revision", "VLM_REVISION")):
+            assert options[options.index(option) + 1] == told[f"JUDGE_QUALITY_{variable}"]
+        assert "--trust-remote-code" in options
+
+    def test_has_an_image_of_a_version_that_speaks_that_dialect(self):
+        version = re.fullmatch(r"vllm/vllm-openai:v(\d+)\.(\d+)\.\d+", interpolated(GPU["services"]["vlm"]["image"]))
+        assert (int(version[1]), int(version[2])) >= (0, 12)
+
+    def test_is_awaited_by_the_judge_and_keeps_the_model_in_a_volume(self):
+        assert GPU["services"]["judge-quality"]["depends_on"] == {"vlm": {"condition": "service_healthy"}}
+        assert {volume.split(":")[0] for volume in GPU["services"]["vlm"]["volumes"]} == {"vlm"}
+
+    def test_reserves_a_gpu(self):
+        assert "gpu" in str(GPU["services"]["vlm"]["deploy"])
+
+    def test_is_not_there_without_a_gpu_where_a_small_network_judges(self):
+        judge, server = CPU["services"]["judge-quality"], CPU["services"]["vlm"]
+        assert environment(judge)["JUDGE_QUALITY_BACKEND"] == "mini"
+        assert "depends_on" not in judge
+        assert server["profiles"] == ["gpu"]
+        assert "deploy" not in server
 
 
 class TestNames:

@@ -56,6 +56,13 @@ class TestPlace:
         assert places.quality("house") == Path("assets/mini/judges/quality")
         assert places.judges("house").clip == clip
 
+    def test_profile_whose_quality_a_server_judges_has_no_folder_for_it(self, places):
+        lock = ModelLock().with_source("laion/CLIP-ViT-B-32-laion2B-s34B-b79K@main", LockedSource(commit=COMMIT))
+        write_lock(places.cache, lock)
+        fetched(places, f"hub/laion--CLIP-ViT-B-32-laion2B-s34B-b79K/{COMMIT}")
+        fetched(places, "vbpr/ifashion")
+        assert places.judges("sd2-ifashion").quality is None
+
     def test_hub_id_with_a_commit_needs_no_lock(self, places):
         clip = fetched(places, f"hub/house--clip/{COMMIT}")
         assert places.clip(f"house/clip@{COMMIT}") == str(clip)
