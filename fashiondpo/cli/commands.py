@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fashiondpo.cli import adapters, data, rounds, stages
+from fashiondpo.cli import adapters, data, models, rounds, stages
 from fashiondpo.cli.complete import complete
 from fashiondpo.cli.demo import demo
 from fashiondpo.cli.experiment import curve, experiment
@@ -22,6 +22,7 @@ app = typer.Typer(
     help="Complete outfits with generated garments, and teach the generator what people like.",
 )
 app.add_typer(data.app, name="data")
+app.add_typer(models.app, name="models")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(rounds.app, name="rounds")
 app.command()(pretrain)

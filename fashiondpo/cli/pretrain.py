@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fashiondpo.cli.options import BundlePlace, DataPlace, Device, data_folder, mini_assets
+from fashiondpo.cli.options import BundlePlace, DataPlace, Device, data_folder, model_places
 from fashiondpo.cli.show import progress_bars, say
 from fashiondpo.errors import InvalidInput
 from fashiondpo.outfits.fashion_mnist import find_fashion_mnist
@@ -35,7 +35,10 @@ def pretrain(
     ] = None,
     data_place: DataPlace = "mini",
     bundle: BundlePlace = "mini",
-    clip: Annotated[Path | None, typer.Option(help="vbpr: folder of the CLIP model; the mini one by default.")] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(help="vbpr: CLIP model: a profile, owner/name@revision, or a folder; the mini one by default."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="generator, vbpr: optimiser steps.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="generator: peak learning rate.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, batches and noise.")] = 7,
@@ -68,7 +71,7 @@ def _generator(
     from fashiondpo.diffusion.pretrain import PretrainSettings, encode_outfits, pretrain
 
     data_set = load_data_set(data_folder(data_place))
-    base = load_bundle(mini_assets() / "bundle" if bundle == "mini" else Path(bundle), device=device)
+    base = load_bundle(model_places().bundle(bundle), device=device)
     base = replace(base, categories=data_set.categories)
     settings = PretrainSettings()
     settings = replace(settings, steps=steps or settings.steps, learning_rate=learning_rate or settings.learning_rate)
@@ -79,12 +82,12 @@ def _generator(
     save_bundle(trained, out)
 
 
-def _vbpr(out: Path, data_place: str, clip: Path | None, steps: int | None, seed: int, device: str) -> None:
+def _vbpr(out: Path, data_place: str, clip: str | None, steps: int | None, seed: int, device: str) -> None:
     from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
     from fashiondpo.pretraining.vbpr import VBPRSettings, train_vbpr
 
     data_set = load_data_set(data_folder(data_place))
-    features = OpenClipFeatures.load(clip or mini_assets() / "judges" / "clip", device)
+    features = OpenClipFeatures.load(model_places().clip(clip or "mini"), device)
     settings = replace(VBPRSettings(), device=device)
     settings = replace(settings, steps=steps or settings.steps)
     items = CatalogueFeatures(features, data_set.catalogue, cache=out / "features")
