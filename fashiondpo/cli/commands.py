@@ -9,10 +9,12 @@ import typer
 from fashiondpo.cli import adapters, data, models, rounds, stages
 from fashiondpo.cli.complete import complete
 from fashiondpo.cli.demo import demo
+from fashiondpo.cli.embed import embed
 from fashiondpo.cli.experiment import curve, experiment
 from fashiondpo.cli.importing import export, import_
 from fashiondpo.cli.pretrain import pretrain
 from fashiondpo.cli.services import up
+from fashiondpo.cli.train_vbpr import train_vbpr
 from fashiondpo.telemetry import configure_logging
 
 app = typer.Typer(
@@ -26,6 +28,8 @@ app.add_typer(models.app, name="models")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(rounds.app, name="rounds")
 app.command()(pretrain)
+app.command()(embed)
+app.command()(train_vbpr)
 app.command("import")(import_)
 app.command()(export)
 app.command()(complete)

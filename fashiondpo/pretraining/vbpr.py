@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -190,11 +190,14 @@ def train_vbpr(
     network = VBPR(config)
     network.standardise(table.features)
     network.to(settings.device)
+    # batches are looked up where they are needed: a GPU would wait for rows that are copied to it step by step
+    table, valid = (replace(of_split, features=of_split.features.to(settings.device)) for of_split in (table, valid))
     optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, settings.steps)
     best, best_state, looks_since = -1.0, copy.deepcopy(network.state_dict()), 0
     for step in range(1, settings.steps + 1):
-        loss = _step_loss(network, table, settings, generator)
+        scores = row_scores(network, table, *draw_rows(table, settings, generator))
+        loss = bpr_loss(scores[:, 0], scores[:, 1:])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -214,7 +217,13 @@ def train_vbpr(
     return network, rank(network, valid, seed=seed)
 
 
-def _step_loss(network: VBPR, table: OutfitTable, settings: VBPRSettings, generator: Generator) -> Tensor:
+def draw_rows(table: OutfitTable, settings: VBPRSettings, generator: Generator) -> tuple[Tensor, Tensor]:
+    """A batch of training rows.
+
+    Returns:
+        Item rows, shape (batch_size, 1 + negatives), the true item first; and the rows of the other items of its outfit,
+        shape (batch_size, slots - 1), -1 where there is none.
+    """
     outfits = torch.randint(len(table.slots), (settings.batch_size,), generator=generator)
     # A random order of the slots with the missing ones last: the first is the positive.
     order = torch.rand(settings.batch_size, table.slots.shape[1], generator=generator)
@@ -227,8 +236,7 @@ def _step_loss(network: VBPR, table: OutfitTable, settings: VBPRSettings, genera
         ],
         dim=1,
     )
-    scores = _scores(network, table, torch.cat([positive[:, None], negative], 1), others)
-    return bpr_loss(scores[:, 0], scores[:, 1:])
+    return torch.cat([positive[:, None], negative], 1), others
 
 
 def sample_negatives(
@@ -256,8 +264,9 @@ def sample_negatives(
     return places if kind == "random" else table.by_category[places + table.starts[category][:, None]]
 
 
-def _scores(network: VBPR, table: OutfitTable, items: Tensor, others: Tensor) -> Tensor:
+def row_scores(network: VBPR, table: OutfitTable, items: Tensor, others: Tensor) -> Tensor:
     """Scores (n, candidates) of item rows (n, candidates) against other rows (n, slots), -1 where there is none."""
+    items, others = (rows.to(table.features.device) for rows in (items, others))
     device = network.feature_mean.device
     candidates, context = table.features[items], table.features[others.clamp_min(0)]
     scores: Tensor = network(candidates.to(device), context.to(device), (others >= 0).to(device))
@@ -277,6 +286,6 @@ def rank(network: VBPR, table: OutfitTable, *, seed: int = 0) -> RankingReport:
         negative = sample_negatives(table, positive, FITB_NEGATIVES, kind, generator)
         items = torch.cat([positive[:, None], negative], 1)
         batches = zip(torch.split(items, _EVALUATION_BATCH), torch.split(others, _EVALUATION_BATCH), strict=True)
-        scores = torch.cat([_scores(network, table, *batch).cpu() for batch in batches])
+        scores = torch.cat([row_scores(network, table, *batch).cpu() for batch in batches])
         figures += [ranking_auc(scores[:, 0], scores[:, 1:]), fitb_accuracy(scores[:, 0], scores[:, 1:])]
     return RankingReport(*figures)
