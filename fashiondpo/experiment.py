@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -23,8 +24,11 @@ from fashiondpo.errors import DataFileError, InvalidInput
 from fashiondpo.evaluation.comparison import Comparison, compare
 from fashiondpo.offline_evaluation import Measurement
 from fashiondpo.pipeline import collect_round, judge_round, pair_round
+from fashiondpo.preferences import JudgeCriterion, preference_pairs
 from fashiondpo.run_settings import RunSettings
+from fashiondpo.simulated_votes import TASTES, cast_votes, taste_of
 from fashiondpo.storage.records import first_problem
+from fashiondpo.storage.votes import MemoryVotes
 from fashiondpo.telemetry import Progress, no_progress
 from fashiondpo.training.metrics import read_metrics
 from fashiondpo.workspace import Workspace
@@ -37,11 +41,15 @@ class Experiment(Frozen):
     """What is compared.
 
     `configurations` name changes of `run.training`, for instance {"slow": {"learning_rate": 0.001}}; the first is the one
-    that the others are compared with.
+    that the others are compared with. `weights` gives some of them judges' weights of their own, and with them pairs of
+    their own; the combined score is that of `run` for all. With a `taste`, simulated voters vote on the candidates: what
+    gives "votes" a weight learns from them, and the taste is measured like a held-out figure, for all.
     """
 
     run: RunSettings = RunSettings()
     configurations: dict[Name, dict[str, Any]] = Field(min_length=1)
+    weights: dict[Name, dict[JudgeCriterion, float]] = {}
+    taste: str | None = Field(None, description="Of simulated voters: " + " or ".join(TASTES) + ".")
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     split: str = Field("valid", pattern="^(valid|test)$", description="test only once, for the last word.")
 
@@ -54,6 +62,8 @@ class Experiment(Frozen):
         chosen = self.run.model_dump(mode="json")
         chosen["seed"] = seed
         chosen["training"] |= {"seed": seed} | self.configurations[configuration]
+        if configuration in self.weights:
+            chosen["preferences"]["weights"] = self.weights[configuration]
         try:
             return RunSettings.model_validate(chosen)
         except ValidationError as error:
@@ -104,6 +114,10 @@ def read_experiment(file: Path) -> Experiment:
         raise InvalidInput(f"{file} describes no experiment: {first_problem(error)}") from error
     for configuration in found.configurations:
         found.settings(configuration, found.seeds[0])
+    if unknown := sorted(found.weights.keys() - found.configurations.keys()):
+        raise InvalidInput(f"{file}: weights are given for {', '.join(unknown)}, which is no configuration")
+    if found.taste is not None and found.taste not in TASTES:
+        raise InvalidInput(f"{file}: there is no taste {found.taste!r}; known: {', '.join(TASTES)}")
     return found
 
 
@@ -213,7 +227,10 @@ def _row(name: str, found: Mapping[int, Result], first: Mapping[int, Result]) ->
 
 def _check_same(experiment: Experiment, folder: Path) -> None:
     """Configurations and seeds may be added later; what they share may not change."""
-    path, shared = folder / "experiment.json", experiment.model_dump(mode="json", exclude={"configurations", "seeds"})
+    path, shared = (
+        folder / "experiment.json",
+        experiment.model_dump(mode="json", exclude={"configurations", "weights", "seeds"}),
+    )
     if path.exists() and json.loads(path.read_text()) != shared:
         raise InvalidInput(f"{folder} holds an experiment with another run or split: choose another folder")
     path.write_text(json.dumps(shared, indent=2) + "\n")
@@ -224,8 +241,9 @@ def _prepared(
 ) -> tuple[RoundRecord, Measurement]:
     """Candidates with scores and pairs, collected once per seed, and what the parent achieves on held-out outfits."""
     settings = experiment.settings(next(iter(experiment.configurations)), seed)
-    record = workspace.next_round(settings.model_copy(update={"training": experiment.run.training}))
-    parts = workspace.parts(record, settings)
+    shared = experiment.run.model_copy(update={"seed": seed})
+    record = workspace.next_round(shared)
+    parts = workspace.parts(record, shared)
     if record.stage == "collect":
         requests = workspace.requests(record, settings)
         record = collect_round(record, requests, parts, progress(f"collect {seed}"), lambda: False)
@@ -237,7 +255,19 @@ def _prepared(
     evaluator = workspace.evaluator(
         experiment.split, settings.report_outfits, settings, progress=progress(f"parent {seed}")
     )
-    return record, evaluator.measure(AdapterRef(), None)
+    if experiment.taste is not None:
+        sets = [workspace.feedback.set(set_id) for set_id in record.set_ids]
+        cast_votes(experiment.taste, sets, workspace.artifacts, MemoryVotes(), workspace.feedback, seed=seed)
+    return record, _with_taste(experiment, workspace, evaluator.measure(AdapterRef(), None))
+
+
+def _with_taste(experiment: Experiment, workspace: Workspace, found: Measurement) -> Measurement:
+    """What was measured, and beside it how much the experiment's taste, if it has one, likes the candidates."""
+    if experiment.taste is None:
+        return found
+    values = taste_of(experiment.taste, found.candidate_sets, workspace.artifacts).mean(1)
+    held_out = {**found.measured.held_out, f"taste_{experiment.taste}": values}
+    return replace(found, measured=replace(found.measured, held_out=held_out))
 
 
 def _tried(
@@ -252,16 +282,20 @@ def _tried(
     settings, name = experiment.settings(configuration, seed), f"{configuration} {seed}"
     sets = [workspace.feedback.set(set_id) for set_id in record.set_ids]
     trainer = workspace.trainer(settings.training, progress(f"train {name}"))
+    if configuration in experiment.weights:
+        pairs = preference_pairs(map(workspace.feedback.scored, record.set_ids), settings.preferences)
+    else:
+        pairs = workspace.feedback.pairs(record.round_id)
     started = time.perf_counter()
-    trained = trainer.train(configuration, sets, workspace.feedback.pairs(record.round_id), record.adapter)
+    trained = trainer.train(configuration, sets, pairs, record.adapter)
     seconds = time.perf_counter() - started
     weights = AdapterWeights.from_bytes(workspace.artifacts.get(trained.weights))
     ref = AdapterRef(version=1, digest=trained.weights.split(".")[0])
     evaluator = workspace.evaluator(
         experiment.split, settings.report_outfits, settings, progress=progress(f"measure {name}")
     )
-    after = evaluator.measure(ref, weights)
-    judges_weights = {str(criterion): weight for criterion, weight in settings.preferences.weights.items()}
+    after = _with_taste(experiment, workspace, evaluator.measure(ref, weights))
+    judges_weights = {str(criterion): weight for criterion, weight in experiment.run.preferences.weights.items()}
     return Result(
         configuration=configuration,
         seed=seed,

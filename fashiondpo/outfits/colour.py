@@ -66,14 +66,23 @@ def sample_rgb(colour: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     return np.round(np.array(colorsys.hsv_to_rgb(hue, saturation, value)) * 255).astype(np.uint8)
 
 
+def garment_pixels(image: Image) -> NDArray[np.float64]:
+    """The pixels that are no white background, shape (n, 3), 0…1.
+
+    Args:
+        image: shape (height, width, 3), 0…255.
+    """
+    pixels = image.reshape(-1, 3).astype(np.float64) / 255
+    return pixels[pixels.min(1) < _BACKGROUND]
+
+
 def measured_colour(image: Image) -> int | None:
     """The named colour of the garment on a white background; None if there is hardly a garment.
 
     Args:
         image: shape (height, width, 3), 0…255.
     """
-    pixels = image.reshape(-1, 3).astype(np.float64) / 255
-    garment = pixels[pixels.min(1) < _BACKGROUND]
+    garment = garment_pixels(image)
     if len(garment) < _FEWEST_PIXELS:
         return None
     red, green, blue = np.median(garment, axis=0)

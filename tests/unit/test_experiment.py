@@ -77,6 +77,24 @@ class TestSettings:
         with pytest.raises(InvalidInput, match=r"configuration 'b' cannot be: .*rank"):
             read_experiment(tmp_path / "e.json")
 
+    def test_a_configuration_may_ask_other_judges(self):
+        asked = Experiment(configurations={"a": {}, "b": {}}, weights={"b": {"votes": 1}}, taste="dark")
+        assert asked.settings("a", 0).preferences == asked.run.preferences
+        assert asked.settings("b", 0).preferences.weights == {"votes": 1}
+
+    @pytest.mark.parametrize(
+        ("more", "message"),
+        [
+            ({"weights": {"b": {"votes": 1}}}, "weights are given for b, which is no configuration"),
+            ({"weights": {"a": {"votes": 0}}}, "configuration 'a' cannot be: .*above zero"),
+            ({"taste": "loud"}, "no taste 'loud'; known: dark, large"),
+        ],
+    )
+    def test_wishes_that_cannot_be_are_named_before_anything_is_painted(self, tmp_path, more, message):
+        (tmp_path / "e.json").write_text(json.dumps({"configurations": {"a": {}}} | more))
+        with pytest.raises(InvalidInput, match=message):
+            read_experiment(tmp_path / "e.json")
+
     @pytest.mark.parametrize("content", ["{", "[]", '{"configurations": {}}', '{"configurations": {"a": {}}, "x": 1}'])
     def test_what_is_no_experiment_is_refused(self, tmp_path, content):
         (tmp_path / "e.json").write_text(content)
@@ -95,7 +113,7 @@ class TestSettings:
 class TestShipped:
     def test_every_experiment_of_the_documentation_can_be_run(self, repository):
         files = sorted((repository / "docs" / "experiments").glob("*.json"))
-        assert [file.stem for file in files] == ["objectives", "rate"]
+        assert [file.stem for file in files] == ["objectives", "rate", "wishes"]
         for file in files:
             assert len(read_experiment(file).configurations) > 1
 
