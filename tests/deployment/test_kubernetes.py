@@ -31,6 +31,7 @@ from tests.deployment.test_compose import STATE, of_entry
 BASE = base()
 DEPLOYMENTS = named(BASE, "Deployment")
 COMPUTING = {"generator", "judge-quality", "judge-compat", "judge-personal", "worker"}
+WITH_A_MODEL_SERVER = ("JUDGE_QUALITY_BACKEND", "JUDGE_QUALITY_VLM_")
 POD_MAKERS = {**DEPLOYMENTS, **named(BASE, "StatefulSet")}
 
 needs_kustomize = pytest.mark.skipif(kustomize() is None, reason="neither kubectl nor kustomize is installed")
@@ -129,7 +130,7 @@ class TestScaledOverlay:
         manifests = rendered("gpu-scaled")
         (url,) = (m["data"]["url"] for name, m in named(manifests, "ConfigMap").items() if name.startswith("artifacts"))
         assert url.startswith("s3://")
-        assert set(named(manifests, "PersistentVolumeClaim")) == {"training", "models"}
+        assert set(named(manifests, "PersistentVolumeClaim")) == {"training", "models", "features"}
 
     def test_leaves_the_number_of_pods_to_the_scaler_that_names_them(self):
         manifests = rendered("gpu-scaled")
@@ -201,7 +202,9 @@ class TestEveryDeployment:
         assert set(environment(DEPLOYMENTS[name])) <= known
 
     def test_is_told_what_compose_tells_it_but_for_what_differs(self, name):
-        here, there = environment(DEPLOYMENTS[name]), GPU["services"][name].get("environment", {})
+        here, there = environment(DEPLOYMENTS[name]), dict(GPU["services"][name].get("environment", {}))
+        for key in [key for key in there if key.startswith(WITH_A_MODEL_SERVER)]:
+            del there[key]  # Compose runs a model server, the base judges with the mini model
         assert set(there) <= set(here)
         same = [key for key in there if key.endswith(("_HOST", "_FOLDER", "_URLS", "_GENERATOR_URL", "_CACHE"))]
         assert {key: here[key] for key in same} == {key: str(there[key]) for key in same}
@@ -275,6 +278,29 @@ class TestEveryListeningPod:
     def test_loses_at_most_one_pod_to_maintenance(self, name):
         budget = named(BASE, "PodDisruptionBudget")[name]["spec"]
         assert budget == {"maxUnavailable": 1, "selector": {"matchLabels": {"app.kubernetes.io/name": name}}}
+
+
+class TestJobThatFetchesModels:
+    (JOB,) = documents(FOLDER / "components" / "models" / "job.yaml")
+
+    def test_follows_the_schema_and_gains_no_rights(self):
+        follows_the_schema(self.JOB)
+        assert container(self.JOB)["securityContext"] == container(DEPLOYMENTS["trainer"])["securityContext"]
+        assert pod(self.JOB)["securityContext"] == pod(DEPLOYMENTS["trainer"])["securityContext"]
+
+    def test_alone_writes_what_all_services_only_read(self):
+        def is_read_only(manifest: dict) -> list[bool]:
+            mounts = container(manifest)["volumeMounts"]
+            return [mount.get("readOnly", False) for mount in mounts if mount["name"] == "models"]
+
+        assert is_read_only(self.JOB) == [False]
+        assert all(is_read_only(deployment) == [True] for name, deployment in DEPLOYMENTS.items() if name != "beat")
+
+    def test_runs_the_command_that_compose_runs(self):
+        there = GPU["services"]["models"]
+        assert container(self.JOB)["command"] == there["entrypoint"]
+        told = {entry["name"]: entry["value"] for entry in container(self.JOB)["env"]}
+        assert told == there["environment"]
 
 
 class TestSecrets:
