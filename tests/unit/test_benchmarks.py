@@ -18,11 +18,13 @@ ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 
 PROMISED = {
+    "compile_swap": {"ratio", "compile_s"},
     "d3po_step": {"ratio", "flop_ratio_sd2"},
     "judges": {"ratio", "ratio_with_files", "ratio_of_references"},
     "sampling": {"ratio", "unet_share"},
     "serving": {"throughput_vs_litserve", "p95_vs_litserve", "bare_s"},
     "swap": {"swap_ms"},
+    "vbpr_training": {"ratio", "pass_s", "reference_pass_s", "table_s"},
     "trajectory_storage": {"mib_per_outfit", "reference_mib_per_outfit", "ratio", "write_s", "read_s"},
 }
 
