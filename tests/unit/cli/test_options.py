@@ -88,3 +88,32 @@ class TestPlaces:
         later, record = opened_workspace(tmp_path / "run", "cpu")
         assert len(later.data_set.split("test")) == len(begun.data_set.split("test"))
         assert settings_of(record) == SMALL_RUN
+
+    def test_of_quality_are_remembered_and_cannot_change_within_a_run(self, smoke_assets, tmp_path, monkeypatch):
+        monkeypatch.setenv("FASHIONDPO_ASSETS", str(smoke_assets))
+        monkeypatch.setenv("FASHIONDPO_VLM_API_KEY", "key")
+        chosen = "remote:http://127.0.0.1:9?dialect=ollama&levels=5&model=m"
+        begun = new_workspace(tmp_path / "run", "mini", "mini", "mini", "cpu", quality=chosen)
+        assert begun.quality_judge.info.version.startswith("m@unknown+ollama+rubric-5-")
+        begun.next_round(SMALL_RUN)
+        later, _ = opened_workspace(tmp_path / "run", "cpu")
+        assert later.quality_judge.info == begun.quality_judge.info
+        assert "key" not in (tmp_path / "run" / "run.json").read_text()
+        with pytest.raises(InvalidInput, match="belongs to a run with"):
+            new_workspace(tmp_path / "run", "mini", "mini", "mini", "cpu")
+
+    def test_of_a_run_of_before_there_was_a_choice_of_quality_are_the_mini_network(
+        self, smoke_assets, tmp_path, monkeypatch
+    ):
+        monkeypatch.setenv("FASHIONDPO_ASSETS", str(smoke_assets))
+        run = tmp_path / "run"
+        new_workspace(run, "mini", "mini", "mini", "cpu").next_round(SMALL_RUN)
+        (run / "run.json").write_text('{"places": {"data": "mini", "bundle": "mini", "judges": "mini"}}')
+        later, _ = opened_workspace(run, "cpu")
+        assert later.quality_judge.info.version.startswith("mini-quality-")
+
+    def test_of_quality_that_are_none_are_refused(self, smoke_assets, tmp_path, monkeypatch):
+        monkeypatch.setenv("FASHIONDPO_ASSETS", str(smoke_assets))
+        with pytest.raises(InvalidInput, match="is no backend of the quality judge"):
+            new_workspace(tmp_path / "run", "mini", "mini", "mini", "cpu", quality="vllm")
+        assert not (tmp_path / "run").exists()
