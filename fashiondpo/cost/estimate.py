@@ -119,11 +119,11 @@ def memory_cost(
     add_adapter(architecture.unet, rank=settings.rank)
     trained = sum(parameter.numel() for parameter in adapter_parameters(architecture.unet))
     training_rows = training_rows_of(settings, candidates=candidates, branches=branches)
-    training = peak_bytes(lambda: _forward(architecture, training_rows, dtype).sum().backward())
+    training = peak_bytes(lambda: torch.autograd.backward(_forward(architecture, training_rows, dtype).sum()))
     architecture.unet.enable_gradient_checkpointing()
     architecture.unet.train()
     architecture.unet.zero_grad()
-    checkpointed = peak_bytes(lambda: _forward(architecture, training_rows, dtype).sum().backward())
+    checkpointed = peak_bytes(lambda: torch.autograd.backward(_forward(architecture, training_rows, dtype).sum()))
     return MemoryCost(
         weights=weights,
         sampling=sampling,

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside, every storage that an operation makes is counted while it lives.
 
     Attributes:
@@ -23,7 +23,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
@@ -67,7 +67,7 @@ def _fused_attention() -> Iterator[None]:
         causal = bool(more.get("is_causal", False))
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal)[0]
 
-    F.scaled_dot_product_attention = fused  # type: ignore[assignment]
+    F.scaled_dot_product_attention = fused
     try:
         yield
     finally:
@@ -82,4 +82,4 @@ def peak_bytes(computation: Callable[[], object]) -> int:
     with _fused_attention(), LiveBytes() as counted:
         result = computation()
     del result
-    return counted.peak
+    return int(counted.peak)
