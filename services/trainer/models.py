@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 
 import torch
 
@@ -37,7 +36,7 @@ class WorkerModels:
         """The models that are trained; the generator has the same."""
         if self._settings.threads is not None:
             torch.set_num_threads(self._settings.threads)
-        bundle = load_bundle(Path(self._settings.place(self._settings.bundle, "bundle")), device=self._settings.device)
+        bundle = load_bundle(self._settings.models.bundle(self._settings.bundle), device=self._settings.device)
         log().info("bundle loaded", digest=bundle.digest[:12], device=self._settings.device)
         return bundle
 
@@ -45,5 +44,5 @@ class WorkerModels:
     def features(self) -> ImageFeatures:
         """By which the gate sees how different candidates are."""
         settings = self._settings
-        place = settings.place(settings.clip, "judges/clip")
+        place = settings.models.clip(settings.clip)
         return OpenClipFeatures.load(place, settings.device, pretrained=settings.clip_pretrained)
