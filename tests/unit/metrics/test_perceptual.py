@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -16,19 +15,9 @@ from fashiondpo.errors import InvalidBundle
 from fashiondpo.metrics.perceptual import SMALLEST_PX, PerceptualDistance
 from fashiondpo.outfits.model import Image
 from tests.reference import metric_formulas
+from tests.unit.metrics.backbones import random_backbone
 
 CHANNELS = {"alexnet": (64, 192, 384, 256, 256), "squeezenet1_1": (64, 128, 256, 384, 384, 512, 512)}
-
-
-def random_backbone(name: str, *, seed: int = 0) -> dict[str, Tensor]:
-    """A file of torchvision's model of that name, classifier and all, with random weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        with torch.device("meta"):
-            shapes = getattr(torchvision.models, name)(weights=None).state_dict()
-        of_features = {key: value for key, value in shapes.items() if key.startswith("features.")}
-        found = {key: 0.1 * torch.randn(value.shape) for key, value in of_features.items()}
-    return found | {"classifier.1.weight": torch.zeros(2, 2)}
 
 
 def random_linear(name: str) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from fashiondpo.paper_suite.instruments import Instruments, SuiteFiles, open_ins
 from fashiondpo.preferences import PreferenceSettings
 from fashiondpo.workspace import Workspace
 from tests.unit.judges.small_world import small_features
+from tests.unit.metrics.backbones import random_backbone
 from tests.unit.paper_suite.conftest import Bench
 
 OF_CLIP = {"clip_score", "clip_image_score", "history", "history_of_others", "history_lead", "retrieval", "diversity"}
@@ -126,6 +127,12 @@ class TestOpenInstruments:
         found = opened(workspace, clip=str(tmp_path))
         assert found.clip.feature_id == found.items.features.feature_id == other.feature_id
         assert found.group_of(found.clip.feature_id) == "held_out"
+
+    def test_weights_of_lpips_give_rows_that_are_held_out(self, workspace: Workspace, tmp_path: Path):
+        torch.save(random_backbone("alexnet"), tmp_path / "alexnet.pth")
+        found = opened(workspace, lpips=tmp_path / "alexnet.pth")
+        assert groups(found)["lpips"] == groups(found)["lpips_diversity"] == "held_out"
+        assert {left.title for left in found.left_out} == {"FID and KID on Inception"}
 
     @pytest.mark.parametrize("option", ["inception", "lpips"])
     def test_a_file_that_holds_something_else_is_refused(self, workspace: Workspace, tmp_path: Path, option):

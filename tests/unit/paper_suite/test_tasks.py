@@ -74,6 +74,18 @@ class TestWrongItems:
         assert any(task.wrong_item_ids != by_outfit[task.outfit.outfit_id] for task in one)
 
 
+class TestPolyvoreU:
+    def test_brings_its_own_wrong_items_for_pfitb_and_none_for_gor(self, polyvore_u: DataSet):
+        own = {(b.outfit.outfit_id, b.slot): b.negative_item_ids for b in polyvore_u.blanks["test"]}
+        for task in paper_tasks(polyvore_u, "test", "pfitb", 200, seed=0):
+            ((slot, wrong),) = task.wrong_item_ids.items()
+            assert wrong == own[task.outfit.outfit_id, slot]
+        for task in paper_tasks(polyvore_u, "test", "gor", 50, seed=0):
+            for slot, wrong in task.wrong_item_ids.items():
+                categories = {polyvore_u.catalogue.item(item).category_id for item in wrong}
+                assert categories <= {task.outfit.category_ids[slot]}
+
+
 class TestReference:
     def test_is_every_item_of_the_split_once(self, data: DataSet):
         found = reference_item_ids(data, "valid", seed=0)
