@@ -26,7 +26,6 @@ from fashiondpo.importing.report import Account, named
 from fashiondpo.importing.weight_files import Weights, name_in, open_weights
 
 ADAPTER_FILE = "adapter.safetensors"
-PEFT_CONFIG = "adapter_config.json"
 
 _PREFIXES = ("base_model.model.", "unet.")
 _PUBLISHED = re.compile(
@@ -172,11 +171,16 @@ def _attention_widths(unet: UNet2DConditionModel) -> dict[str, tuple[int, int]]:
     }
 
 
+def scale_file(path: Path) -> Path | None:
+    """PEFT's configuration beside a file of weights, which states their scale; None if it is none of PEFT's."""
+    beside = path.parent / "adapter_config.json"
+    return beside if path.stem == "adapter_model" and beside.is_file() else None
+
+
 def _scale(path: Path, weights: Weights) -> _Scale:
     """The alpha that PEFT's configuration beside the file states, or diffusers' metadata in it."""
-    beside = path.parent / PEFT_CONFIG
-    if beside.is_file() and path.name.startswith("adapter_model."):
-        return _Scale(_alpha(_json_object(beside, beside.read_text())), PEFT_CONFIG)
+    if (beside := scale_file(path)) is not None:
+        return _Scale(_alpha(_json_object(beside, beside.read_text())), beside.name)
     if _DIFFUSERS_METADATA in weights.metadata:
         content = _json_object(path, weights.metadata[_DIFFUSERS_METADATA])
         return _Scale(_alpha({key.removeprefix("unet."): value for key, value in content.items()}))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fashiondpo.errors import InvalidBundle, InvalidInput, NotFound
-from fashiondpo.importing.adapters import PEFT_CONFIG, is_adapter
+from fashiondpo.importing.adapters import is_adapter, scale_file
 from fashiondpo.importing.bundle_parts import find_weights
 from fashiondpo.importing.bundles import MUTUAL_FOLDER
 from fashiondpo.importing.report import Account, ImportKind, named
@@ -114,7 +114,7 @@ def _recognise_loose_files(source: Path, account: Account) -> Recognised:
             account.leave_out(path.name, "a training's state; never opened")
         elif path.is_file() and path.suffix in SAFETENSORS + TORCH:
             candidates.append(path)
-        elif path.name != PEFT_CONFIG:
+        else:
             account.leave_out(path.name, "no file of weights")
     if not candidates:
         raise InvalidInput(
@@ -125,6 +125,8 @@ def _recognise_loose_files(source: Path, account: Account) -> Recognised:
     for path in candidates:
         if path != chosen:
             account.leave_out(path.name, f"another form of the same weights; {chosen.name} was taken")
+    if (stated := scale_file(chosen)) is not None:
+        account.left_out = [left for left in account.left_out if left.name != stated.name]
     return Recognised(_kind_of_weights(chosen, open_weights(chosen)), chosen)
 
 

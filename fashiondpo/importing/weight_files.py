@@ -179,8 +179,12 @@ def note_source(weights: Weights, source: Path, account: Account) -> None:
 
 
 def name_in(path: Path, source: Path) -> str:
-    """What a file is called in messages and records: its path in the source, or its name alone."""
-    return path.relative_to(source).as_posix() if source.is_dir() and path.is_relative_to(source) else path.name
+    """What a file or a part's folder is called in records: its path in the source, or in the base if it comes from there."""
+    if not source.is_dir():
+        return path.name
+    if path.is_relative_to(source):
+        return path.relative_to(source).as_posix()
+    return f"{path.parent.name}/{path.name}" if path.is_file() else path.name
 
 
 def check_finite(key: str, tensor: Tensor) -> None:

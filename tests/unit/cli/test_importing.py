@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fashiondpo.diffusion.model import load_bundle
+from fashiondpo.importing.adapters import adapter_to_published
 from fashiondpo.storage.adapters import FolderAdapters
 from tests.published_files import (
     published_adapter,
@@ -17,7 +18,7 @@ from tests.published_files import (
     write_stable_diffusion,
     write_traps,
 )
-from tests.tiny_models import build_tiny_bundle
+from tests.tiny_models import build_tiny_bundle, random_adapter
 
 
 @pytest.fixture
@@ -48,6 +49,18 @@ class TestImport:
         fashiondpo.well("complete", "--run", run, "--bundle", bundle, "--outfits", 1, "--candidates", 1, "--adapter", 1)
         assert (run / "completed-one.png").exists()
         assert not (tmp_path / "sprung").exists()
+
+    def test_of_an_adapter_into_a_run_can_be_compared_with_the_base_model(
+        self, fashiondpo, smoke_assets, staged, tmp_path
+    ):
+        run, base = staged.copied(tmp_path / "run"), smoke_assets / "bundle"
+        save_weights(adapter_to_published(random_adapter(load_bundle(base))), tmp_path / "lora.bin")
+        said = fashiondpo.well(
+            "import", tmp_path / "lora.bin", "--out", tmp_path / "a", "--base", base, "--run", run.folder
+        )
+        assert "It is version 2" in said
+        said = fashiondpo.well("evaluate", "--run", run.folder, "--after", 2, "--outfits", 2)
+        assert "Before and after on 2 held-out outfits" in said
 
     def test_of_something_else_ends_in_one_line(self, fashiondpo, tmp_path):
         save_weights({"a": torch.zeros(1)}, tmp_path / "a.safetensors")

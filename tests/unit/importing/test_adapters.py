@@ -163,7 +163,18 @@ class TestImport:
     def test_takes_the_scale_from_peft_s_configuration(self, bundle_folder, tmp_path):
         save_weights(as_peft(TENSORS, "base_model.model."), tmp_path / "peft" / "adapter_model.safetensors")
         write_json(tmp_path / "peft" / "adapter_config.json", {"r": 4, "lora_alpha": 16, "bias": "none"})
-        assert imported(tmp_path / "peft", bundle_folder, tmp_path / "out").alpha == 16.0
+        (tmp_path / "peft" / "README.md").write_text("A card.")
+        report = import_folder(tmp_path / "peft", tmp_path / "out", base=bundle_folder)
+        assert AdapterWeights.from_bytes((tmp_path / "out/adapter.safetensors").read_bytes()).alpha == 16.0
+        assert "adapter_config.json" in report.keys_read
+        assert [left.name for left in report.left_out] == ["README.md"]
+
+    def test_leaves_out_a_configuration_of_other_weights(self, bundle_folder, file, tmp_path):
+        write_json(tmp_path / "checkpoint" / "adapter_config.json", {"lora_alpha": 16})
+        shutil.copy(file, tmp_path / "checkpoint")
+        report = import_folder(tmp_path / "checkpoint", tmp_path / "out", base=bundle_folder)
+        assert AdapterWeights.from_bytes((tmp_path / "out/adapter.safetensors").read_bytes()).alpha == 4.0
+        assert [left.name for left in report.left_out] == ["adapter_config.json"]
 
     def test_takes_the_scale_from_metadata_of_diffusers(self, bundle_folder, tmp_path):
         metadata = {"lora_adapter_metadata": json.dumps({"unet.r": 4, "unet.lora_alpha": 2})}

@@ -87,8 +87,8 @@ class TestDiFashionFolder:
         assert set(report.source_digests) == {
             "unet/diffusion_pytorch_model.bin",
             "fashion_encoder/diffusion_pytorch_model.bin",
-            "diffusion_pytorch_model.bin",
-            "pytorch_model.bin",
+            "vae/diffusion_pytorch_model.bin",
+            "text_encoder/pytorch_model.bin",
         }
 
     def test_leaves_everything_else_unopened_and_says_so(self, published, base, tmp_path):
