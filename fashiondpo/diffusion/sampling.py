@@ -18,7 +18,7 @@ from fashiondpo.diffusion.conditions import (
     reduced_latents,
 )
 from fashiondpo.diffusion.ddim import NoiseSchedule, ddim_transition, predicted_epsilon, transition_log_prob
-from fashiondpo.diffusion.guidance import BRANCHES, branch_weights, weighted_sum
+from fashiondpo.diffusion.guidance import BRANCHES, branch_weights, guide
 from fashiondpo.diffusion.model import DiFashion
 from fashiondpo.diffusion.trajectory import Trajectory, stored_dtype
 from fashiondpo.errors import Cancelled, InvalidInput
@@ -73,8 +73,7 @@ def guided_epsilon(
     mixed, beside, prompts = (torch.cat([branches[branch][part] for branch in used]) for part in range(3))
     inputs = torch.cat([mixed, beside], dim=1).to(unet.dtype)
     output: Tensor = unet(inputs, timesteps.repeat(len(used)), prompts.to(unet.dtype)).sample
-    weights = branch_weights(rows.scales)[list(used)]
-    guided = weighted_sum(output.float().view(len(used), count, *latents.shape[1:]), weights)
+    guided = guide(output.float().view(len(used), count, *latents.shape[1:]), rows.scales, used)
     alpha = schedule.alphas[timesteps.cpu()].to(latents.device, torch.float32)
     return predicted_epsilon(guided, latents, alpha, schedule.prediction_type)
 

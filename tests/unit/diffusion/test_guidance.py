@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from fashiondpo.diffusion.guidance import branch_weights, guide, weighted_sum
+from fashiondpo.diffusion.guidance import branch_weights, guide
 from tests.reference import diffusion_formulas as reference
 
 scale = st.floats(-20, 20)
@@ -49,6 +49,15 @@ class TestGuide:
         with pytest.raises(ValueError, match=r"expected scales of shape \(2, 3\)"):
             guide(branches(), torch.ones(shape))
 
+    def test_of_branches_that_have_weight_is_that_of_all(self):
+        scales = torch.tensor([[3.0, 2.0, 2.0], [5.0, 4.0, 4.0]], dtype=torch.float64)
+        used = (0, 1, 3)
+        assert torch.equal(guide(branches()[list(used)], scales, used), guide(branches(), scales))
+
+    def test_refuses_other_branches_than_it_is_told(self):
+        with pytest.raises(ValueError, match="expected 3 branches, got 4"):
+            guide(branches(), torch.ones(2, 3), used=(0, 1, 3))
+
 
 class TestBranchWeights:
     @given(st.tuples(scale, scale, scale))
@@ -57,8 +66,3 @@ class TestBranchWeights:
 
     def test_leave_a_branch_out_where_two_scales_agree(self):
         assert branch_weights(torch.tensor([[3.0, 2.0, 2.0]])).flatten().tolist() == [-2, 1, 0, 2]
-
-    def test_a_branch_without_weight_need_not_be_there(self):
-        weights = branch_weights(torch.tensor([[3.0, 2.0, 2.0]] * 2, dtype=torch.float64))
-        used = [0, 1, 3]
-        assert torch.equal(weighted_sum(branches()[used], weights[used]), weighted_sum(branches(), weights))
