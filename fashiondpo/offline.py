@@ -32,8 +32,9 @@ from fashiondpo.outfits.images import decode_image, encode_png
 from fashiondpo.outfits.model import Blank, Catalogue, Category, History, Image
 from fashiondpo.storage.adapters import AdapterRegistry
 from fashiondpo.storage.artifacts import ArtifactStore
-from fashiondpo.telemetry import Progress, no_progress
+from fashiondpo.telemetry import Progress, log, no_progress
 from fashiondpo.training.config import TrainSettings
+from fashiondpo.training.memory import check_memory
 from fashiondpo.training.trainer import PreferenceSet, PreferenceTrainer
 
 
@@ -288,9 +289,26 @@ def judge_inputs(candidate_sets: Sequence[CandidateSet], artifacts: ArtifactStor
     return inputs
 
 
+def log_memory(told: str) -> None:
+    """Say in the log what memory a training needs."""
+    log().info("memory of training", needed=told)
+
+
+def checked_memory(trainer: PreferenceTrainer, tell: Callable[[str], None]) -> None:
+    """Tell what memory a training needs, and warn if its device has not so much free.
+
+    Raises:
+        InvalidInput: if the device is too small.
+    """
+    estimate = trainer.estimate_memory()
+    tell(str(estimate))
+    if (warning := check_memory(estimate, trainer.device)) is not None:
+        log().warning("memory is short", reason=warning)
+
+
 @dataclass(frozen=True)
 class LocalTrainer:
-    """Trains in this process, with checkpoints under `folder / round_id`."""
+    """Trains in this process, with checkpoints under `folder / round_id`; tells before what memory it will need."""
 
     bundle: DiFashion
     artifacts: ArtifactStore
@@ -299,6 +317,7 @@ class LocalTrainer:
     folder: Path
     progress: Progress = no_progress
     should_stop: Callable[[], bool] = lambda: False
+    tell_memory: Callable[[str], None] = log_memory
 
     def train(
         self, round_id: str, sets: Sequence[CandidateSet], pairs: Sequence[PreferencePair], parent: AdapterRef
@@ -310,14 +329,8 @@ class LocalTrainer:
             PolicyMismatch: if a candidate was made by another policy than the parent.
             Cancelled: if should_stop said so.
         """
-        if strangers := [s.set_id for s in sets if s.adapter != parent]:
-            raise PolicyMismatch(
-                f"{len(strangers)} sets were made with another adapter than version {parent.version}: {strangers[:3]}"
-            )
-        of_set: dict[str, list[tuple[int, int]]] = {}
-        for pair in pairs:
-            of_set.setdefault(pair.set_id, []).append((pair.chosen, pair.rejected))
-        training_sets = [PreferenceSet(s.set_id, tuple(of_set.get(s.set_id, ())), self._reader(s)) for s in sets]
+        of_set = pairs_by_set(sets, pairs, parent)
+        training_sets = [PreferenceSet(s.set_id, of_set[s.set_id], self._reader(s)) for s in sets]
         remove_adapter(self.bundle.unet)
         trainer = PreferenceTrainer(
             self.bundle,
@@ -328,26 +341,53 @@ class LocalTrainer:
             parent_ref=parent,
         )
         try:
+            checked_memory(trainer, self.tell_memory)
             weights = trainer.run(progress=self.progress, should_stop=self.should_stop)
         finally:
             trainer.close()
         if weights is None:
             raise InvalidInput("training ended before all updates were done")
-        content = weights.to_bytes()
-        return TrainedAdapter(
-            weights=self.artifacts.put(content, "safetensors"),
-            base_digest=self.bundle.digest,
-            rank=weights.rank,
-            targets=weights.targets,
-            figures={"pairs": len(pairs), "outfits": len(of_set), "updates": trainer.updates_done}
-            | {k: v for k, v in self.settings.model_dump().items() if isinstance(v, int | float | str | bool)},
-        )
+        outfits = sum(bool(of_set[s.set_id]) for s in sets)
+        figures = {"pairs": len(pairs), "outfits": outfits, "updates": trainer.updates_done}
+        return trained_adapter(weights, self.artifacts, self.settings, figures)
 
     def _reader(self, candidate_set: CandidateSet) -> Callable[[], Trajectory]:
         ref = candidate_set.trajectory
         if ref is None:
             raise InvalidInput(f"{candidate_set.set_id} was generated without recording its trajectory")
         return lambda: Trajectory.from_bytes(self.artifacts.get(ref))
+
+
+def pairs_by_set(
+    sets: Sequence[CandidateSet], pairs: Sequence[PreferencePair], parent: AdapterRef
+) -> dict[str, tuple[tuple[int, int], ...]]:
+    """The (chosen, rejected) positions of every set; none for sets that have no pair.
+
+    Raises:
+        PolicyMismatch: if a set was made with another adapter than the parent.
+    """
+    if strangers := [s.set_id for s in sets if s.adapter != parent]:
+        raise PolicyMismatch(
+            f"{len(strangers)} sets were made with another adapter than version {parent.version}: {strangers[:3]}"
+        )
+    found: dict[str, list[tuple[int, int]]] = {s.set_id: [] for s in sets}
+    for pair in pairs:
+        found.setdefault(pair.set_id, []).append((pair.chosen, pair.rejected))
+    return {set_id: tuple(of_set) for set_id, of_set in found.items()}
+
+
+def trained_adapter(
+    weights: AdapterWeights, artifacts: ArtifactStore, settings: TrainSettings, figures: Mapping[str, int]
+) -> TrainedAdapter:
+    """The weights, stored, with what is told of how they were made."""
+    told = {k: v for k, v in settings.model_dump().items() if isinstance(v, int | float | str | bool)}
+    return TrainedAdapter(
+        weights=artifacts.put(weights.to_bytes(), "safetensors"),
+        base_digest=weights.base_digest,
+        rank=weights.rank,
+        targets=weights.targets,
+        figures=dict(figures) | told,
+    )
 
 
 def load_weights(adapters: AdapterRegistry, ref: AdapterRef) -> AdapterWeights | None:

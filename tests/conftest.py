@@ -19,6 +19,7 @@ import pytest
 from hypothesis import settings
 
 from tests.redis_server import ValkeyServer
+from tests.s3_server import S3Server
 
 # Times on a shared machine say nothing about a single example. Fixed examples make a failure repeatable; to look for
 # new ones: HYPOTHESIS_PROFILE=explore.
@@ -38,6 +39,21 @@ def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server that speaks Redis' protocol; all tests share it, and tell their data apart by a prefix."""
     with ValkeyServer(tmp_path_factory.mktemp("valkey")) as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A server that speaks S3's protocol over HTTP; all tests share it, and each takes buckets of its own."""
+    with S3Server(tmp_path_factory.mktemp("s3") / "s3.log") as server:
+        yield server
+
+
+@pytest.fixture
+def s3_url(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where nothing is stored yet; endpoint and keys are in the environment."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{s3_server.bucket()}/some/artifacts"
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +18,9 @@ from fashiondpo.errors import CorruptArtifact, InvalidInput, NotFound, Unavailab
 from fashiondpo.storage.records import replace_file
 
 _REF: TypeAdapter[str] = TypeAdapter(ArtifactRef)
+
+_WHOLE_WRITES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"})
+"""Protocols whose stores show an object only once all of it is there."""
 
 
 class ArtifactStore(Protocol):
@@ -131,7 +134,9 @@ class FolderArtifacts(_Artifacts):
     """Artifacts as files `<root>/<first two digits of the digest>/<ref>` of any fsspec file system.
 
     A file is written under a temporary name and then moved, so that its own name never shows a part of it. What a
-    killed writer leaves behind is a file named `.*.tmp` that nobody reads.
+    killed writer leaves behind is a file named `.*.tmp` that nobody reads. Object stores such as S3 show an object whole
+    or not at all, so there it is written once, under its own name. Endpoint and keys come from where the file system
+    looks for them: for S3, the variables and files of AWS.
 
     A local folder is made when something is first put. One that was there and is gone, for instance because its disk is
     no longer mounted, is Unavailable: what lies in it is not lost, and nothing is written beside it. So is one from which
@@ -153,6 +158,9 @@ class FolderArtifacts(_Artifacts):
         self._root = str(root).rstrip("/")
         self._folder = Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
         self._was_there = False
+        protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else set(self._fs.protocol)
+        self._writes_whole = not protocols.isdisjoint(_WHOLE_WRITES)
+        self._troubles: tuple[type[Exception], ...] = (OSError, *_library_errors(protocols))
 
     def __str__(self) -> str:
         return self._url
@@ -184,6 +192,9 @@ class FolderArtifacts(_Artifacts):
                 self._check_folder()
                 replace_file(Path(path), content)
                 self._was_there = True
+                return
+            if self._writes_whole:
+                self._fs.pipe_file(path, content)
                 return
             folder = path.rpartition("/")[0]
             temporary = f"{folder}/.{uuid4().hex}.tmp"
@@ -220,8 +231,19 @@ class FolderArtifacts(_Artifacts):
     def _answering(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
+        except PermissionError as error:
+            raise Unavailable(f"the artifact store {self._url} refuses: {error}; check its keys and rights") from error
+        except self._troubles as error:
             raise Unavailable(f"the artifact store {self._url} does not answer: {error}") from error
+
+
+def _library_errors(protocols: Set[str]) -> tuple[type[Exception], ...]:
+    """What a file system's own library raises, beside OSError, when the store does not answer."""
+    if protocols.isdisjoint({"s3", "s3a"}):
+        return ()
+    from botocore.exceptions import BotoCoreError, ClientError  # installed with the file system, which is open by now
+
+    return BotoCoreError, ClientError
 
 
 def checked_ref(ref: str) -> ArtifactRef:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from fashiondpo.contracts import Frozen
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+_SINCE_BEFORE = {"precision", "gradient_checkpointing", "optimizer", "step_share", "ema_decay"}
+"""Fields that are younger than some trainings: with their defaults those go on as they began."""
 
 
 class TrainSettings(Frozen):
@@ -42,10 +47,29 @@ class TrainSettings(Frozen):
         ge=1,
         description="Recorded steps, or noise levels, of an outfit in a pass, drawn at random; None: as many as recorded.",
     )
+    step_share: float | None = Field(
+        None, gt=0, le=1, description="In the place of steps_per_outfit: so much of the recorded steps, at least one."
+    )
     is_accumulated: bool = Field(True, description="One optimiser update per batch of outfits, not one per step.")
     visits_per_forward: int = Field(8, ge=1, description="Outfit-steps in one forward; smaller needs less memory.")
     seed: int = Field(0, ge=0)
     checkpoint_every: int = Field(5, ge=1, description="Updates between checkpoints.")
+    precision: Precision = Field(
+        "float32", description="Of the UNet's products; the adapter, the loss and the optimiser stay in float32."
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Keep less of a forward and compute it again on the way back: a third slower, far less memory.",
+    )
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw", description="adamw_8bit: its state in a quarter of the memory; needs the package bitsandbytes."
+    )
+    ema_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="What is published is the moving average of the weights with this decay; None: the last weights.",
+    )
 
     @model_validator(mode="after")
     def _beta_fits_the_objective(self) -> Self:
@@ -54,6 +78,22 @@ class TrainSettings(Frozen):
                 f"diffusion_dpo compares mean squared errors, which are small: beta is in the hundreds, got {self.beta}"
             )
         return self
+
+    def steps_drawn(self, steps: int) -> int:
+        """How many of an outfit's recorded steps a pass looks at.
+
+        Args:
+            steps: those that can be trained.
+        """
+        if self.step_share is not None:
+            return max(1, round(self.step_share * steps))
+        return min(steps, self.steps_per_outfit or steps)
+
+    def decisive(self) -> dict[str, Any]:
+        """What the adapter follows from, for telling runs apart."""
+        settings = self.model_dump(exclude={"checkpoint_every"})
+        own = {name: field.default for name, field in type(self).model_fields.items()}
+        return {name: value for name, value in settings.items() if name not in _SINCE_BEFORE or value != own[name]}
 
 
 def step_settings() -> TrainSettings:

@@ -34,7 +34,7 @@ def plan_updates(sets: int, steps: int, settings: TrainSettings) -> list[Update]
         settings: passes, batch size, steps per outfit, accumulation.
     """
     updates: list[Update] = []
-    wanted = min(steps, settings.steps_per_outfit or steps)
+    wanted = settings.steps_drawn(steps)
     for number in range(settings.passes):
         rng = np.random.default_rng([settings.seed, number])
         order = rng.permutation(sets)

@@ -28,13 +28,20 @@ from fashiondpo.diffusion.lora import (
 from fashiondpo.diffusion.model import DiFashion
 from fashiondpo.diffusion.sampling import Visit
 from fashiondpo.diffusion.trajectory import Trajectory
-from fashiondpo.errors import Cancelled, InvalidInput, PolicyMismatch, TrainingDiverged
+from fashiondpo.errors import Cancelled, InvalidInput, PolicyMismatch
 from fashiondpo.telemetry import Progress, no_progress
-from fashiondpo.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fashiondpo.training.checkpoint import read_checkpoint, save_checkpoint
 from fashiondpo.training.config import TrainSettings
+from fashiondpo.training.joint_updates import figures_of, sum_gradients
+from fashiondpo.training.memory import MemoryEstimate, estimate_memory
 from fashiondpo.training.metrics import METRICS_FILE, read_metrics
-from fashiondpo.training.objectives import REFERENCE, VisitLosses, loss_terms, visit_losses
+from fashiondpo.training.objectives import REFERENCE, Pairs, VisitLosses, loss_terms, visit_losses
+from fashiondpo.training.optimizer import PolicyOptimizer, check_finite
 from fashiondpo.training.plan import Update, plan_updates, random_steps
+from fashiondpo.training.precision import prepare_policy
+from fashiondpo.training.processes import ALONE, Processes
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class PreferenceTrainer:
         *,
         parent: AdapterWeights | None = None,
         parent_ref: AdapterRef | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         """Prepare the run and pick up its last checkpoint.
 
@@ -74,9 +82,12 @@ class PreferenceTrainer:
             folder: for `checkpoint.safetensors` and `metrics.jsonl`.
             parent: adapter to start from; also the reference policy.
             parent_ref: its version; every trajectory must have been made with it.
+            processes: those that train together. Each reads the trajectories of its share of an update's outfits, all
+                make the same steps, and only the main one writes.
 
         Raises:
-            InvalidInput: if there is nothing to learn from, or parent and parent_ref do not go together.
+            InvalidInput: if there is nothing to learn from, parent and parent_ref do not go together, or the optimiser's
+                package is not installed.
             PolicyMismatch: if the first trajectory was made by another policy; `run` looks at the others.
             InvalidAdapter: if the parent does not fit the bundle.
             Conflict: if the folder holds another run.
@@ -86,6 +97,7 @@ class PreferenceTrainer:
         if not usable:
             raise InvalidInput("there is no preference pair to learn from: score more outfits or lower the margin")
         self.bundle, self.sets, self.settings, self.folder = bundle, usable, settings, folder
+        self.processes = processes
         self.parent_ref = parent_ref or AdapterRef()
         if (parent is None) != (self.parent_ref.version == 0):
             given = "no weights" if parent is None else "weights"
@@ -96,14 +108,22 @@ class PreferenceTrainer:
         self._checked(usable[0])
         self.plan = plan_updates(len(usable), random_steps(first, bundle), settings)
         self.parameters = self._policy_parameters(parent)
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, settings.learning_rate, betas=settings.adam_betas, weight_decay=settings.weight_decay
-        )
+        self._restore_policy = prepare_policy(bundle.unet, settings)
         try:
+            self._steps = PolicyOptimizer(self.parameters, settings, self.device)
+            self.optimizer = self._steps.adamw
             self.updates_done = self._resume()
         except BaseException:
             self.close()
             raise
+
+    def estimate_memory(self) -> MemoryEstimate:
+        """What the training needs of the device.
+
+        Raises:
+            InvalidInput: if not even two rows fit.
+        """
+        return estimate_memory(self.bundle, self.parameters, self.settings, self.sets[0].trajectory())
 
     @property
     def is_finished(self) -> bool:
@@ -135,20 +155,25 @@ class PreferenceTrainer:
         """
         until = len(self.plan) if max_updates is None else min(len(self.plan), self.updates_done + max_updates)
         while self.updates_done < until:
-            if should_stop():
+            if self.processes.any_of(should_stop()):
                 self._save()
                 raise Cancelled(f"training was stopped after {self.updates_done} of {len(self.plan)} updates")
             figures = self._update(self.plan[self.updates_done])
             self.updates_done += 1
-            self._append_metrics(figures)
+            if self.processes.is_main:
+                self._append_metrics(figures)
             if self.updates_done % self.settings.checkpoint_every == 0:
                 self._save()
             progress(self.updates_done, len(self.plan), figures)
         self._save()
-        return adapter_weights(self.bundle.unet, self.bundle.digest) if self.is_finished else None
+        if not self.is_finished:
+            return None
+        with self._steps.averaged():
+            return adapter_weights(self.bundle.unet, self.bundle.digest)
 
     def close(self) -> None:
         """Take the adapters off the UNet; it is the base model again."""
+        self._restore_policy()
         remove_adapter(self.bundle.unet, name=REFERENCE)
         remove_adapter(self.bundle.unet)
         self.bundle.unet.requires_grad_(False)
@@ -167,33 +192,42 @@ class PreferenceTrainer:
     def _update(self, update: Update) -> dict[str, float]:
         started = time.perf_counter()
         positions = dict.fromkeys(position for position, _ in update.visits)  # each is read once, however many steps
-        trajectories = {position: self._checked(self.sets[position]) for position in positions}
-        terms = sum(
-            loss_terms(self.sets[position].pairs, trajectories[position].num_candidates, self.settings)
-            for position, _ in update.visits
-        )
+        own = self.processes.share(list(positions))
+        trajectories = {position: self._checked(self.sets[position]) for position in own}
+        # with its place in the update, which decides its noise, whoever works on it and in which forward
+        visits = [
+            (place, Visit(trajectories[position], step), self.sets[position].pairs)
+            for place, (position, step) in enumerate(update.visits)
+            if position in trajectories
+        ]
+        parts, norm = self._gradient(visits)
+        while not bool(torch.isfinite(norm)) and self._steps.lowers_scale():
+            parts, norm = self._gradient(visits)
+        check_finite(norm, self.updates_done + 1)
+        self._steps.step(self.learning_rate)
+        return {
+            **figures_of(parts, self.processes),
+            "grad_norm": float(norm),
+            "seconds": time.perf_counter() - started,
+        }
+
+    def _gradient(self, visits: Sequence[tuple[int, Visit, Pairs]]) -> tuple[list[VisitLosses], Tensor]:
+        """Put the gradient of an update into the parameters; gives the losses of this process's visits, and its length."""
+        counts = [loss_terms(pairs, visit.trajectory.num_candidates, self.settings) for _, visit, pairs in visits]
+        # of all processes: so that the sum of their gradients is the mean over everything, whatever share each has
+        terms = int(self.processes.summed(torch.tensor([sum(counts)])).item())
         self.optimizer.zero_grad()
         parts: list[VisitLosses] = []
         size = self.settings.visits_per_forward
-        for start in range(0, len(update.visits), size):
-            some = update.visits[start : start + size]
-            visits = [Visit(trajectories[position], step) for position, step in some]
-            pairs = [self.sets[position].pairs for position, _ in some]
-            # a generator per position, so that noise does not depend on how visits are split into forwards
-            noise_keys = [(self.settings.seed, self.updates_done, start + i) for i in range(len(some))]
-            losses = visit_losses(self.bundle, visits, pairs, self.settings, noise_keys)
-            (losses.loss.sum() / terms).backward()  # type: ignore[no-untyped-call]
+        for start in range(0, len(visits), size):
+            places, some, pairs = zip(*visits[start : start + size], strict=True)
+            noise_keys = [(self.settings.seed, self.updates_done, place) for place in places]
+            losses = visit_losses(self.bundle, some, pairs, self.settings, noise_keys)
+            self._steps.backward(losses.loss.sum() / terms)
             parts.append(losses.detached())
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
-        if not bool(torch.isfinite(norm)):
-            raise TrainingDiverged(
-                f"the gradient of update {self.updates_done + 1} is not finite: lower the learning rate, or raise beta; "
-                "the adapter of the last checkpoint is kept"
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
-        self.optimizer.step()
-        return _figures(parts, float(norm), time.perf_counter() - started)
+        if self.processes.count > 1:
+            sum_gradients(self.parameters, self.processes)
+        return parts, self._steps.clipped_norm()
 
     def _checked(self, preference_set: PreferenceSet) -> Trajectory:
         """The set's trajectory, if this policy may learn from it."""
@@ -220,23 +254,29 @@ class PreferenceTrainer:
         described = {
             "base": self.bundle.digest,
             "parent": self.parent_ref.model_dump(),
-            "settings": self.settings.model_dump(exclude={"checkpoint_every"}),
+            "settings": self.settings.decisive(),
             "sets": [[s.set_id, s.pairs] for s in self.sets],
         }
         return content_digest(json.dumps(described, sort_keys=True).encode())
 
     def _resume(self) -> int:
-        found = load_checkpoint(self.folder / "checkpoint.safetensors", self._fingerprint())
-        if found is None:
-            self._rewrite_metrics(0)
-            return 0
-        found.restore(self.parameters, self.optimizer)
-        self._rewrite_metrics(found.updates)
-        return found.updates
+        path = self.folder / CHECKPOINT_FILE
+        # the main process's: others may be on machines that do not see its folder
+        content = self.processes.received(path.read_bytes() if self.processes.is_main and path.exists() else None)
+        found = None if content is None else read_checkpoint(content, self._fingerprint(), path)
+        if found is not None:
+            self._steps.restore(found)
+        self.processes.check_agreement(self.parameters)
+        updates = 0 if found is None else found.updates
+        if self.processes.is_main:
+            self._rewrite_metrics(updates)
+        return updates
 
     def _save(self) -> None:
-        state = Checkpoint.of(self.parameters, self.optimizer, self.updates_done, self._fingerprint())
-        save_checkpoint(state, self.folder / "checkpoint.safetensors")
+        self.processes.check_agreement([*self.parameters, *self._steps.average])
+        if self.processes.is_main:
+            state = self._steps.checkpoint(self.updates_done, self._fingerprint())
+            save_checkpoint(state, self.folder / CHECKPOINT_FILE)
 
     def _append_metrics(self, figures: dict[str, float]) -> None:
         with (self.folder / METRICS_FILE).open("a") as file:
@@ -249,19 +289,3 @@ class PreferenceTrainer:
         unfinished = self.folder / f"{METRICS_FILE}.unfinished"
         unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
         unfinished.replace(self.folder / METRICS_FILE)
-
-
-def _figures(parts: Sequence[VisitLosses], grad_norm: float, seconds: float) -> dict[str, float]:
-    def mean(name: str) -> float:
-        values: list[Tensor] = [getattr(part, name) for part in parts]
-        return float(torch.cat(values).float().mean())
-
-    return {
-        "loss": mean("loss"),
-        "implicit_accuracy": mean("is_right"),
-        "margin": mean("margin"),
-        "clipped_fraction": mean("is_clipped"),
-        "kl": mean("kl"),
-        "grad_norm": grad_norm,
-        "seconds": seconds,
-    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
@@ -39,6 +40,23 @@ class WorkerModels:
         bundle = load_bundle(self._settings.models.bundle(self._settings.bundle), device=self._settings.device)
         log().info("bundle loaded", digest=bundle.digest[:12], device=self._settings.device)
         return bundle
+
+    @property
+    def bundle_folder(self) -> Path:
+        """Where the bundle was read."""
+        return Path(self._settings.models.bundle(self._settings.bundle))
+
+    @property
+    def device(self) -> str:
+        """Where the bundle is."""
+        return self._settings.device
+
+    @property
+    def processes(self) -> int:
+        """How many train together: as set, or one per device that this process sees and was not told to choose from."""
+        if self._settings.processes is not None:
+            return self._settings.processes
+        return max(1, torch.cuda.device_count()) if self._settings.device == "cuda" else 1
 
     @cached_property
     def features(self) -> ImageFeatures:

@@ -17,6 +17,7 @@ from fashiondpo.contracts import (
     TrainedAdapter,
 )
 from fashiondpo.errors import InvalidInput, Unavailable
+from fashiondpo.joint_training import JointTrainer
 from fashiondpo.offline import LocalGenerator, LocalTrainer, blank_requests
 from fashiondpo.pipeline import RoundParts, run_round
 from fashiondpo.remote import RemoteGenerator
@@ -43,12 +44,14 @@ class RoundWorker:
         peers: generator and judges.
         training_folder: for checkpoints; every worker has the same.
         sets_per_call: sets painted, or judged, by one request.
+        artifacts_url: where processes that train together find what the stores have.
     """
 
     models: WorkerModels
     peers: Peers
     training_folder: Path
     sets_per_call: int
+    artifacts_url: str
 
     @contextmanager
     def open_work(self, job: RoundJob, stores: Stores, lease: Lease, hooks: SliceHooks) -> Iterator[Work]:
@@ -118,7 +121,21 @@ class RoundWorker:
             should_stop=hooks.should_stop,
         )
 
-    def _trainer(self, settings: RunSettings, stores: Stores, hooks: SliceHooks) -> LocalTrainer:
+    def _trainer(self, settings: RunSettings, stores: Stores, hooks: SliceHooks) -> LocalTrainer | JointTrainer:
+        if self.models.processes > 1 and settings.training.outfits_per_update > 1:
+            return JointTrainer(
+                bundle=self.models.bundle_folder,
+                base_digest=self.models.bundle.digest,
+                device=self.models.device,
+                processes=self.models.processes,
+                artifacts=stores.artifacts,
+                artifacts_url=self.artifacts_url,
+                adapters=stores.adapters,
+                settings=settings.training,
+                folder=self.training_folder,
+                progress=hooks.progress("train"),
+                should_stop=hooks.should_stop,
+            )
         return LocalTrainer(
             self.models.bundle,
             stores.artifacts,
@@ -153,7 +170,7 @@ class RoundWorker:
 class SliceTrainer:
     """Trains with checkpoints in the folder of this slice's lease, from where the slice before has stopped."""
 
-    trainer: LocalTrainer
+    trainer: LocalTrainer | JointTrainer
     root: Path
     token: int
     goes_on: Callable[[Sequence[dict[str, float]]], None]

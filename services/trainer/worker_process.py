@@ -79,6 +79,7 @@ class WorkerProcess:
             Peers.of(self.settings),
             self.settings.training_folder,
             self.settings.sets_per_call,
+            self.settings.artifacts_url,
         )
         return worker.open_work
 
@@ -141,7 +142,6 @@ class WorkerProcess:
         )
         return None if job is None else job.round_id
 
-    def begin(self) -> None:
     def remove_old_rounds(self) -> list[str]:
         """Remove rounds that need not be kept any more."""
         settings = self.settings
@@ -153,6 +153,7 @@ class WorkerProcess:
             lease_s=settings.lease_s,
         )
 
+    def begin(self) -> None:
         """Once per process, before its first task: logs, traces, the signal to end, figures."""
         configure_logging(level=self.settings.log_level, form=self.settings.log_form)
         capture_standard_logging(level=self.settings.log_level, form=self.settings.log_form)

@@ -40,8 +40,11 @@ IMPLEMENTATIONS: dict[str, Callable[[Path], ArtifactStore]] = {
 }
 
 
-@pytest.fixture(params=IMPLEMENTATIONS)
+@pytest.fixture(params=[*IMPLEMENTATIONS, "S3 URL"])
 def open_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Open:
+    if request.param == "S3 URL":
+        url = request.getfixturevalue("s3_url")
+        return lambda: FolderArtifacts(f"{url}/{uuid4().hex}")
     return lambda: IMPLEMENTATIONS[request.param](tmp_path_factory.mktemp("store"))
 
 
@@ -223,9 +226,6 @@ class TestFolderArtifacts:
         with pytest.raises(Unavailable, match="taken"):
             FolderArtifacts(tmp_path / "taken").put(b"pixels", "png")
 
-    @pytest.mark.parametrize("url", ["nosuchprotocol://bucket/prefix", "oss-hdfs-x://y"])
-    def test_refuses_an_unknown_protocol(self, url):
-        with pytest.raises(InvalidInput, match=url):
     @pytest.mark.parametrize(
         "use",
         [
@@ -270,6 +270,9 @@ class TestFolderArtifacts:
         with pytest.raises(NotFound):
             store.get(missing)
 
+    @pytest.mark.parametrize("url", ["nosuchprotocol://bucket/prefix", "oss-hdfs-x://y"])
+    def test_refuses_an_unknown_protocol(self, url):
+        with pytest.raises(InvalidInput, match=url):
             FolderArtifacts(url)
 
     def test_shows_nothing_of_what_a_killed_writer_wrote(self, tmp_path, start_python):

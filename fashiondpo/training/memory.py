@@ -1,0 +1,181 @@
+"""What a training will need of its device's memory, before it begins: counted from the real tensors, and one traced row."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fashiondpo.diffusion.model import DiFashion
+from fashiondpo.diffusion.sampling import needed_branches
+from fashiondpo.diffusion.trajectory import Trajectory
+from fashiondpo.errors import InvalidInput
+from fashiondpo.training.config import TrainSettings
+
+_FLOAT32 = 4
+_EIGHT_BIT_BLOCK, _SMALLEST_EIGHT_BIT = 256, 4096
+"""The 8-bit state has a float32 scale per so many values; smaller tensors keep theirs in float32."""
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes of a training.
+
+    Attributes:
+        weights: of all networks of the bundle, adapters among them.
+        gradients: of the adapter.
+        optimizer: what the optimiser remembers, and the moving average of the weights.
+        activations: highest sum of what one forward and its way back hold at a time.
+        rows: pictures in that forward, each with its branches.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    rows: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+    def __str__(self) -> str:
+        parts = ("weights", "gradients", "optimizer", "activations")
+        shown = ", ".join(f"{name} {_size(getattr(self, name))}" for name in parts)
+        return f"{_size(self.total)}: {shown} ({self.rows} rows at once)"
+
+
+def estimate_memory(
+    bundle: DiFashion, parameters: list[nn.Parameter], settings: TrainSettings, trajectory: Trajectory
+) -> MemoryEstimate:
+    """What a training needs.
+
+    Args:
+        bundle: with the policy's adapter on its UNet, computing as it will be trained.
+        parameters: of the adapter.
+        settings: how it is trained.
+        trajectory: one of those that it learns from.
+    """
+    networks = [tensor for network in bundle.networks() for tensor in (*network.parameters(), *network.buffers())]
+    branches = len(needed_branches(trajectory.settings.guidance)) if settings.objective == "d3po" else 1
+    rows = settings.visits_per_forward * trajectory.num_candidates * branches
+    return MemoryEstimate(
+        weights=sum(_bytes(tensor) for tensor in networks),
+        gradients=sum(_bytes(p) for p in parameters),
+        optimizer=sum(optimizer_bytes(p.numel(), settings) for p in parameters),
+        activations=activation_bytes(bundle, parameters, trajectory, rows),
+        rows=rows,
+    )
+
+
+def optimizer_bytes(values: int, settings: TrainSettings) -> int:
+    """What is remembered of a parameter: two moments, in float32 or in 8 bits, and the moving average if one is kept."""
+    average = 0 if settings.ema_decay is None else _FLOAT32 * values
+    if settings.optimizer == "adamw" or values < _SMALLEST_EIGHT_BIT:
+        return 2 * _FLOAT32 * values + average
+    return 2 * (values + _FLOAT32 * -(-values // _EIGHT_BIT_BLOCK)) + average
+
+
+def activation_bytes(bundle: DiFashion, parameters: list[nn.Parameter], trajectory: Trajectory, rows: int) -> int:
+    """Highest sum of bytes that a forward of so many rows and its way back hold at a time.
+
+    One row and two are traced; every further one holds as much as the second has added.
+    """
+    peaks: list[int] = []
+    for few in (1, 2):
+        with _Allocations() as seen:
+            _forward_and_back(bundle, parameters, trajectory, few)
+        peaks.append(seen.peak)
+    return peaks[0] + (rows - 1) * max(0, peaks[1] - peaks[0])
+
+
+def check_memory(estimate: MemoryEstimate, device: torch.device) -> str | None:
+    """A warning if the device has not so much memory free; None if it has, or does not say.
+
+    Raises:
+        InvalidInput: if it has not so much memory at all.
+    """
+    if device.type != "cuda":
+        return None
+    free, whole = torch.cuda.mem_get_info(device)
+    held = torch.cuda.memory_allocated(device)  # the bundle's weights among it: they are part of the estimate
+    return memory_verdict(estimate, free=free + held, whole=whole)
+
+
+def memory_verdict(estimate: MemoryEstimate, *, free: int, whole: int) -> str | None:
+    """A warning if the training needs more than is free.
+
+    Raises:
+        InvalidInput: if it needs more than there is.
+    """
+    advice = "lower visits_per_forward, set gradient_checkpointing, or choose the precision bfloat16"
+    if estimate.total > whole:
+        raise InvalidInput(f"the training needs about {estimate}, but the device has {_size(whole)}: {advice}")
+    if estimate.total > free:
+        return f"the training needs about {estimate}, but only {_size(free)} are free: {advice}, or end what uses the device"
+    return None
+
+
+def _forward_and_back(bundle: DiFashion, parameters: list[nn.Parameter], trajectory: Trajectory, rows: int) -> None:
+    unet, prompt = bundle.unet, trajectory.conditions.prompt_embeds
+    inputs = torch.zeros(
+        rows, unet.config.in_channels, *bundle.latent_shape[1:], device=bundle.device, dtype=unet.dtype
+    )
+    prompts = prompt.to(bundle.device, unet.dtype).expand(rows, *prompt.shape)
+    timesteps = torch.full((rows,), 500, device=bundle.device)
+    before = [p.grad for p in parameters]
+    try:
+        unet(inputs, timesteps, prompts).sample.float().sum().backward()
+    except torch.OutOfMemoryError as error:
+        raise InvalidInput(
+            f"not even {rows} rows fit into the device's memory: set gradient_checkpointing, choose the precision bfloat16, "
+            "or end what else uses the device"
+        ) from error
+    finally:
+        for parameter, gradient in zip(parameters, before, strict=True):
+            parameter.grad = gradient
+
+
+class _Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Inside, adds up the memory of tensors that are made, until they are gone."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._seen: dict[int, int] = {}
+        self._now = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        known = {t.untyped_storage()._cdata for t in _tensors((args, kwargs or {}))}
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self._seen and storage._cdata not in known:
+                self._seen[storage._cdata] = storage.nbytes()
+                self._now += storage.nbytes()
+                self.peak = max(self.peak, self._now)
+                weakref.finalize(storage, self._gone, storage._cdata)
+        return result
+
+    def _gone(self, key: int) -> None:
+        self._now -= self._seen.pop(key, 0)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [tensor for inner in value for tensor in _tensors(inner)] if isinstance(value, list | tuple) else []
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

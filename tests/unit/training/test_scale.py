@@ -1,0 +1,397 @@
+"""What large models need: lower precision, less memory, fewer steps, averaged weights. None of it changes the default."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.profiler import ProfilerActivity, profile
+
+from fashiondpo.diffusion.lora import add_adapter
+from fashiondpo.diffusion.sampling import Visit
+from fashiondpo.errors import InvalidInput, TrainingDiverged
+from fashiondpo.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fashiondpo.training.config import TrainSettings, paper_settings, step_settings
+from fashiondpo.training.memory import (
+    MemoryEstimate,
+    _forward_and_back,
+    activation_bytes,
+    estimate_memory,
+    memory_verdict,
+    optimizer_bytes,
+)
+from fashiondpo.training.metrics import read_metrics
+from fashiondpo.training.objectives import loss_terms, visit_losses
+from fashiondpo.training.optimizer import PolicyOptimizer, build_optimizer, update_average
+from fashiondpo.training.plan import plan_updates, random_steps
+from fashiondpo.training.precision import prepare_policy
+from fashiondpo.training.trainer import PreferenceTrainer
+from tests.tiny_models import build_tiny_bundle
+from tests.tiny_rounds import PAIRS, SETTINGS, preference_sets, same_weights
+
+NFT = TrainSettings(passes=2, outfits_per_update=2, visits_per_forward=2, checkpoint_every=1)
+OBJECTIVES = pytest.mark.parametrize("settings", [SETTINGS, NFT], ids=["d3po", "diffusion_nft"])
+
+
+def changed(settings, **changes):
+    return TrainSettings.model_validate(settings.model_dump() | changes)
+
+
+def trained(trajectories, settings, folder, **options):
+    """The adapter of a whole run over a fresh bundle."""
+    trainer = PreferenceTrainer(build_tiny_bundle(), preference_sets(trajectories), settings, folder)
+    try:
+        return trainer.run(**options)
+    finally:
+        trainer.close()
+
+
+def flat(weights):
+    return torch.cat([weights.tensors[key].flatten() for key in sorted(weights.tensors)])
+
+
+def first_gradient(trajectories, settings, folder):
+    trainer = PreferenceTrainer(build_tiny_bundle(), preference_sets(trajectories), settings, folder)
+    trainer.run(max_updates=1)
+    gradient = torch.cat([p.grad.flatten() for p in trainer.parameters])
+    trainer.close()
+    return gradient
+
+
+class TestDefaultPath:
+    @pytest.mark.parametrize("settings", [NFT, SETTINGS, changed(SETTINGS, is_accumulated=False)])
+    def test_is_to_the_last_bit_a_plain_loop_of_adamw(self, trajectories, tmp_path, settings):
+        bundle, sets = build_tiny_bundle(), preference_sets(trajectories)
+        parameters = add_adapter(bundle.unet, rank=settings.rank, seed=settings.seed)
+        optimizer = torch.optim.AdamW(
+            parameters, settings.learning_rate, betas=settings.adam_betas, weight_decay=settings.weight_decay
+        )
+        plan = plan_updates(len(sets), random_steps(trajectories[0], bundle), settings)
+        for number, update in enumerate(plan):
+            terms = sum(loss_terms(sets[p].pairs, trajectories[p].num_candidates, settings) for p, _ in update.visits)
+            optimizer.zero_grad()
+            for start in range(0, len(update.visits), settings.visits_per_forward):
+                some = update.visits[start : start + settings.visits_per_forward]
+                losses = visit_losses(
+                    bundle,
+                    [Visit(trajectories[p], step) for p, step in some],
+                    [sets[p].pairs for p, _ in some],
+                    settings,
+                    [(settings.seed, number, start + i) for i in range(len(some))],
+                )
+                (losses.loss.sum() / terms).backward()
+            torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+            rate = settings.learning_rate
+            if settings.rate_decay == "linear":
+                rate *= 1 - number / len(plan)
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
+        adapter = trained(trajectories, settings, tmp_path)
+        other = PreferenceTrainer(build_tiny_bundle(), sets, settings, tmp_path / "other")
+        for parameter, value in zip(other.parameters, parameters, strict=True):
+            parameter.data.copy_(value.data)
+        other.updates_done = len(other.plan)
+        assert same_weights(adapter, other.run())
+
+    @pytest.mark.parametrize("settings", [TrainSettings(), step_settings(), paper_settings()])
+    def test_leaves_what_identifies_older_runs_as_it_was(self, settings):
+        assert (
+            settings.decisive()
+            .keys()
+            .isdisjoint(
+                {"precision", "gradient_checkpointing", "optimizer", "step_share", "ema_decay", "checkpoint_every"}
+            )
+        )
+
+    def test_is_told_apart_from_every_other_way(self):
+        for name, value in (
+            ("precision", "bfloat16"),
+            ("gradient_checkpointing", True),
+            ("optimizer", "adamw_8bit"),
+            ("step_share", 0.5),
+            ("ema_decay", 0.9),
+        ):
+            assert changed(NFT, **{name: value}).decisive()[name] == value
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        "wrong",
+        [{"ema_decay": 1.0}, {"ema_decay": 0.0}, {"step_share": 0.0}, {"step_share": 1.1}, {"precision": "float8"}],
+    )
+    def test_that_cannot_be_are_refused(self, wrong):
+        with pytest.raises(ValidationError):
+            TrainSettings(**wrong)
+
+
+class TestPrecision:
+    @OBJECTIVES
+    @pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 0.3), ("float16", 0.04)])
+    def test_lower_gives_nearly_the_same_gradient(self, trajectories, tmp_path, settings, precision, tolerance):
+        whole = first_gradient(trajectories, settings, tmp_path / "float32")
+        lower = first_gradient(trajectories, changed(settings, precision=precision), tmp_path / precision)
+        assert not torch.equal(whole, lower)
+        # 8 and 11 bits of mantissa, carried through some twenty layers
+        assert float((whole - lower).norm() / whole.norm()) < tolerance
+
+    @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+    def test_lower_keeps_adapter_and_optimiser_in_float32_and_casts_the_products(
+        self, trajectories, tmp_path, precision
+    ):
+        bundle, seen = build_tiny_bundle(), set()
+        settings = changed(NFT, precision=precision)
+        trainer = PreferenceTrainer(bundle, preference_sets(trajectories), settings, tmp_path)
+        bundle.unet.conv_in.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+        trainer.run(max_updates=1)
+        assert seen == {getattr(torch, precision)}
+        assert {p.dtype for p in trainer.parameters} == {p.grad.dtype for p in trainer.parameters} == {torch.float32}
+        state = trainer.optimizer.state[trainer.parameters[0]]
+        assert state["exp_avg"].dtype == torch.float32
+        seen.clear()
+        trainer.close()
+        with torch.no_grad():
+            bundle.unet(torch.zeros(1, 8, 8, 8), torch.tensor([1]), torch.zeros(1, 24, 16))
+        assert seen == {torch.float32}, "afterwards the UNet computes as before"
+
+    def test_float16_goes_on_exactly_with_the_scale_that_it_had(self, trajectories, tmp_path):
+        settings = changed(NFT, precision="float16", ema_decay=0.5)
+        whole = trained(trajectories, settings, tmp_path / "whole")
+        assert trained(trajectories, settings, tmp_path / "halves", max_updates=2) is None
+        assert same_weights(trained(trajectories, settings, tmp_path / "halves"), whole)
+
+    def test_float16_lowers_the_scale_of_a_loss_that_overflows_and_loses_no_update(self):
+        parameter = torch.nn.Parameter(torch.ones(3))
+        steps = PolicyOptimizer([parameter], changed(NFT, precision="float16"), torch.device("cpu"))
+        tries = 0
+        while True:
+            tries += 1
+            steps.adamw.zero_grad()
+            # as a product in float16 would be: too large at first
+            steps.backward((parameter.half() * 10.0).float().sum())
+            parameter.grad = parameter.grad.half().float() * 2 / steps._scaler.get_scale() * steps._scaler.get_scale()
+            norm = steps.clipped_norm()
+            if bool(torch.isfinite(norm)) or not steps.lowers_scale():
+                break
+        assert tries > 1 and bool(torch.isfinite(norm))
+        steps.step(0.1)
+        assert float(parameter[0].detach()) < 1
+
+    def test_a_gradient_that_no_scale_makes_finite_is_the_end(self, trajectories, tmp_path, monkeypatch):
+        settings = changed(NFT, precision="float16")
+        trainer = PreferenceTrainer(build_tiny_bundle(), preference_sets(trajectories), settings, tmp_path)
+        with torch.no_grad():
+            trainer.parameters[0].fill_(float("nan"))
+        with pytest.raises(TrainingDiverged, match="not finite"):
+            trainer.run()
+
+
+class TestGradientCheckpointing:
+    @OBJECTIVES
+    def test_gives_the_same_gradients(self, trajectories, tmp_path, settings):
+        kept = first_gradient(trajectories, settings, tmp_path / "kept")
+        again = first_gradient(trajectories, changed(settings, gradient_checkpointing=True), tmp_path / "again")
+        torch.testing.assert_close(again, kept, rtol=1e-5, atol=1e-9)
+
+    def test_is_over_with_the_training(self, trajectories, tmp_path):
+        bundle = build_tiny_bundle()
+        settings = changed(NFT, gradient_checkpointing=True)
+        trainer = PreferenceTrainer(bundle, preference_sets(trajectories), settings, tmp_path)
+        assert bundle.unet.is_gradient_checkpointing
+        trainer.close()
+        assert not bundle.unet.is_gradient_checkpointing
+
+
+class TestStepShare:
+    @pytest.mark.parametrize(("share", "steps", "drawn"), [(0.5, 50, 25), (0.01, 50, 1), (1.0, 50, 50), (0.3, 4, 1)])
+    def test_is_of_the_recorded_steps_and_at_least_one(self, share, steps, drawn):
+        assert changed(SETTINGS, step_share=share).steps_drawn(steps) == drawn
+
+    def test_draws_every_subset_as_often(self):
+        counts = dict.fromkeys(combinations(range(4), 2), 0)
+        draws = 3000
+        for seed in range(draws):
+            settings = changed(SETTINGS, step_share=0.5, seed=seed, passes=1, outfits_per_update=1)
+            (update,) = plan_updates(1, 4, settings)
+            counts[tuple(sorted(step for _, step in update.visits))] += 1
+        # a binomial count leaves five standard deviations once in millions
+        expected = draws / len(counts)
+        assert all(abs(count - expected) < 5 * (expected * (1 - 1 / len(counts))) ** 0.5 for count in counts.values())
+
+    def test_leaves_the_expected_gradient_as_it_is(self, trajectories):
+        bundle = build_tiny_bundle()
+        parameters = add_adapter(bundle.unet, rank=4)
+        generator = torch.Generator().manual_seed(1)
+        for parameter in parameters:
+            parameter.data.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+        steps = random_steps(trajectories[0], bundle)
+
+        def gradient(drawn):
+            visits = [Visit(trajectories[0], step) for step in drawn]
+            losses = visit_losses(bundle, visits, [PAIRS] * len(visits), SETTINGS, [(0, 0, 0)] * len(visits))
+            found = torch.autograd.grad(losses.loss.sum() / (len(visits) * len(PAIRS)), parameters)
+            return torch.cat([part.flatten() for part in found]).double()
+
+        subsets = list(combinations(range(steps), 2))
+        mean = sum(gradient(drawn) for drawn in subsets) / len(subsets)
+        whole = gradient(range(steps))
+        assert float((mean - whole).norm() / whole.norm()) < 1e-4  # rounding of float32
+
+
+class TestMovingAverage:
+    def test_is_the_sum_of_all_weights_with_falling_shares(self):
+        generator = torch.Generator().manual_seed(0)
+        weights = [torch.randn(5, generator=generator, dtype=torch.float64) for _ in range(7)]
+        average, decay = [weights[0].clone()], 0.8
+        for value in weights[1:]:
+            update_average(average, [value], decay)
+        n = len(weights) - 1
+        expected = decay**n * weights[0]
+        for i in range(1, n + 1):
+            expected = expected + (1 - decay) * decay ** (n - i) * weights[i]
+        torch.testing.assert_close(average[0], expected, rtol=1e-12, atol=1e-12)
+
+    @pytest.mark.parametrize("decay", [0.0, 1.0, -0.1])
+    def test_refuses_a_decay_outside_0_to_1(self, decay):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            update_average([torch.zeros(1)], [torch.ones(1)], decay)
+
+    def test_is_what_is_published_and_changes_nothing_in_the_training(self, trajectories, tmp_path):
+        settings = changed(NFT, ema_decay=0.7)
+        trainer = PreferenceTrainer(build_tiny_bundle(), preference_sets(trajectories), settings, tmp_path / "average")
+        path = [[p.detach().clone() for p in trainer.parameters]]
+        published = trainer.run(progress=lambda *_: path.append([p.detach().clone() for p in trainer.parameters]))
+        average = [value.double() for value in path[0]]
+        for weights in path[1:]:
+            average = [0.7 * mean + 0.3 * value.double() for mean, value in zip(average, weights, strict=True)]
+        for parameter, mean in zip(trainer.parameters, average, strict=True):
+            parameter.data.copy_(mean.float())
+        last_own = trained(trajectories, NFT, tmp_path / "plain")
+        names = {key.replace("unet.", ""): value for key, value in published.tensors.items()}
+        expected = dict(zip(sorted(names), average, strict=True))
+        for name, value in names.items():
+            torch.testing.assert_close(value, expected[name].float(), rtol=1e-5, atol=1e-7)
+        assert not same_weights(published, last_own)
+        rows = [[r["loss"] for r in read_metrics(tmp_path / place)] for place in ("average", "plain")]
+        assert rows[0] == rows[1]
+
+    def test_is_in_the_checkpoint(self, tmp_path):
+        parameters = [torch.nn.Parameter(torch.ones(3))]
+        steps = PolicyOptimizer(parameters, changed(NFT, ema_decay=0.9), torch.device("cpu"))
+        parameters[0].grad = torch.ones(3)
+        steps.step(0.1)
+        save_checkpoint(steps.checkpoint(1, "a" * 64), tmp_path / "c")
+        other = PolicyOptimizer([torch.nn.Parameter(torch.zeros(3))], changed(NFT, ema_decay=0.9), torch.device("cpu"))
+        other.restore(load_checkpoint(tmp_path / "c", "a" * 64))
+        assert torch.equal(other.average[0], steps.average[0]) and torch.equal(other.parameters[0], parameters[0])
+
+
+class TestEightBitOptimizer:
+    def test_names_the_package_where_it_is_not_installed(self, monkeypatch, trajectories, tmp_path):
+        monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.optim", None)
+        bundle = build_tiny_bundle()
+        settings = changed(NFT, optimizer="adamw_8bit")
+        with pytest.raises(InvalidInput, match=r"needs the package bitsandbytes.*or choose adamw"):
+            PreferenceTrainer(bundle, preference_sets(trajectories), settings, tmp_path)
+        assert not getattr(bundle.unet, "peft_config", None), "the base model is as it was"
+
+    def test_goes_on_exactly_from_a_checkpoint(self, tmp_path):
+        pytest.importorskip("bitsandbytes")
+        settings = changed(NFT, optimizer="adamw_8bit")
+
+        def steps_of(parameters, optimizer, count):
+            for _ in range(count):
+                optimizer.zero_grad()
+                sum((p**3).sum() for p in parameters).backward()
+                optimizer.step()
+
+        def fresh():
+            generator = torch.Generator().manual_seed(0)
+            parameters = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((64, 128), (4, 4))]
+            return parameters, build_optimizer(parameters, settings)
+
+        parameters, optimizer = fresh()
+        steps_of(parameters, optimizer, 3)
+        assert optimizer.state[parameters[0]]["state1"].dtype == torch.uint8
+        save_checkpoint(Checkpoint.of(parameters, optimizer, 3, "a" * 64), tmp_path / "c")
+        others, other_optimizer = fresh()
+        load_checkpoint(tmp_path / "c", "a" * 64).restore(others, other_optimizer)
+        steps_of(parameters, optimizer, 2)
+        steps_of(others, other_optimizer, 2)
+        assert all(torch.equal(p, q) for p, q in zip(parameters, others, strict=True))
+
+
+class TestMemory:
+    @pytest.mark.parametrize("is_checkpointed", [False, True])
+    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+    def test_of_activations_is_what_torch_allocates(self, trajectories, is_checkpointed, precision):
+        bundle = build_tiny_bundle()
+        parameters = add_adapter(bundle.unet, rank=4)
+        undo = prepare_policy(bundle.unet, changed(NFT, gradient_checkpointing=is_checkpointed, precision=precision))
+        estimated = activation_bytes(bundle, parameters, trajectories[0], 24)
+        measured = allocated_at_once(lambda: _forward_and_back(bundle, parameters, trajectories[0], 24))
+        undo()
+        # what a kernel takes for itself is not seen
+        assert 0.85 * measured < estimated < 1.15 * measured
+
+    def test_is_less_with_checkpointing_and_lower_precision(self, trajectories):
+        needed = {}
+        for name, options in {
+            "plain": {},
+            "checkpointed": {"gradient_checkpointing": True},
+            "lower": {"precision": "bfloat16"},
+        }.items():
+            bundle = build_tiny_bundle()
+            parameters = add_adapter(bundle.unet, rank=4)
+            prepare_policy(bundle.unet, changed(NFT, **options))
+            needed[name] = activation_bytes(bundle, parameters, trajectories[0], 24)
+        assert needed["checkpointed"] < 0.5 * needed["plain"]
+        assert needed["lower"] < 0.7 * needed["plain"]
+
+    def test_counts_weights_gradients_and_the_optimisers_state(self, trajectories):
+        bundle = build_tiny_bundle()
+        parameters = add_adapter(bundle.unet, rank=4)
+        estimate = estimate_memory(bundle, parameters, SETTINGS, trajectories[0])
+        adapter = sum(p.numel() for p in parameters)
+        held = sum(t.numel() * t.element_size() for n in bundle.networks() for t in (*n.parameters(), *n.buffers()))
+        assert (estimate.weights, estimate.gradients, estimate.optimizer) == (held, 4 * adapter, 8 * adapter)
+        # three candidates, and the four branches that scales 3, 2, 2 leave: the third has no weight
+        assert estimate.rows == SETTINGS.visits_per_forward * 3 * 3
+        assert estimate.total == estimate.weights + estimate.gradients + estimate.optimizer + estimate.activations
+        optimizer = torch.optim.AdamW(parameters, 0.1)
+        sum(p.sum() for p in parameters).backward()
+        optimizer.step()
+        kept = sum(s.numel() * 4 for p in parameters for n, s in optimizer.state[p].items() if n != "step")
+        assert estimate.optimizer == kept
+
+    def test_of_the_optimiser_in_8_bits_is_about_a_quarter_and_of_small_tensors_the_same(self):
+        eight = changed(NFT, optimizer="adamw_8bit")
+        assert optimizer_bytes(8192, eight) == 2 * (8192 + 4 * 32)
+        assert optimizer_bytes(64, eight) == optimizer_bytes(64, NFT) == 512
+        assert optimizer_bytes(64, changed(NFT, ema_decay=0.9)) == 768
+
+    def test_changes_nothing_in_the_training(self, trajectories, tmp_path):
+        trainer = PreferenceTrainer(build_tiny_bundle(), preference_sets(trajectories), NFT, tmp_path / "asked")
+        trainer.estimate_memory()
+        assert same_weights(trainer.run(), trained(trajectories, NFT, tmp_path / "not asked"))
+
+    def test_that_the_device_does_not_have_is_refused_with_what_to_change(self):
+        needed = MemoryEstimate(weights=6 << 30, gradients=1, optimizer=1, activations=10 << 30, rows=56)
+        with pytest.raises(InvalidInput, match=r"about 16\.00 GiB.*has 8\.00 GiB: lower visits_per_forward"):
+            memory_verdict(needed, free=8 << 30, whole=8 << 30)
+        assert "only 8.00 GiB are free" in memory_verdict(needed, free=8 << 30, whole=24 << 30)
+        assert memory_verdict(needed, free=20 << 30, whole=24 << 30) is None
+
+
+def allocated_at_once(work):
+    """The most that torch's allocator has held at a time, beside what it held before, by its profiler."""
+    work()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work()
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
