@@ -14,6 +14,7 @@ from fashiondpo.diffusion.sampling import Visit
 from fashiondpo.errors import InvalidInput, TrainingDiverged
 from fashiondpo.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fashiondpo.training.config import TrainSettings, paper_settings, step_settings
+from fashiondpo.training.joint_updates import sum_gradients
 from fashiondpo.training.memory import (
     MemoryEstimate,
     _forward_and_back,
@@ -27,6 +28,7 @@ from fashiondpo.training.objectives import loss_terms, visit_losses
 from fashiondpo.training.optimizer import PolicyOptimizer, build_optimizer, update_average
 from fashiondpo.training.plan import plan_updates, random_steps
 from fashiondpo.training.precision import prepare_policy
+from fashiondpo.training.processes import Processes
 from fashiondpo.training.trainer import PreferenceTrainer
 from tests.tiny_models import build_tiny_bundle
 from tests.tiny_rounds import PAIRS, SETTINGS, preference_sets, same_weights
@@ -201,6 +203,21 @@ class TestGradientCheckpointing:
         assert bundle.unet.is_gradient_checkpointing
         trainer.close()
         assert not bundle.unet.is_gradient_checkpointing
+
+
+class TestShares:
+    @pytest.mark.parametrize("count", [1, 2, 3, 7])
+    def test_give_every_outfit_to_one_process_and_differ_by_one_at_most(self, count):
+        shares = [Processes(rank, count).share(range(5)) for rank in range(count)]
+        assert sorted(position for share in shares for position in share) == list(range(5))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+    def test_without_a_visit_add_nothing_to_the_gradient(self):
+        parameters = [torch.nn.Parameter(torch.ones(2, 3)), torch.nn.Parameter(torch.ones(4))]
+        parameters[1].grad = torch.full((4,), 2.0)
+        sum_gradients(parameters, Processes())
+        assert torch.equal(parameters[0].grad, torch.zeros(2, 3))
+        assert torch.equal(parameters[1].grad, torch.full((4,), 2.0))
 
 
 class TestStepShare:
