@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,6 +65,28 @@ class Denoiser:
             row.visit(there, here, log_prob)
         self._last, self._latents, self._batch = rows, batch.filled(step.visited), batch
 
+    @torch.no_grad()
+    def prove(self, rows: Sequence[Row], adapter: AdapterRef, *, within_s: float) -> None:
+        """Compare every smaller number of rows with a full forward, before anybody waits; what is not reached is left.
+
+        Args:
+            rows: as many as a full forward has; they stay where they are.
+            adapter: with which the UNet computes now.
+            within_s: no more is begun after so many seconds.
+        """
+        if self._compiled is not None:
+            return
+        started, kind = time.monotonic(), ForwardKind(len(needed_branches(rows[0].slot.settings.guidance)), adapter)
+        latents = torch.stack([row.latents for row in rows])
+        noise = torch.stack([row.noise() for row in rows]).to(self.bundle.device)
+        full = self._step(_Batch(tuple(rows), self.bundle.device), latents, noise)
+        for shape in range(1, self.capacity):
+            if time.monotonic() - started > within_s:
+                return
+            batch = _Batch(tuple(rows[:shape]), self.bundle.device)
+            step = self._step(batch, latents[:shape], noise[:shape])
+            self._shapes.note(kind, shape, agrees=step.has_bits_of(full.first(shape)))
+
     def forget(self) -> None:
         """Keep nothing of the rows that were advanced last."""
         self._last, self._latents, self._batch = (), None, None
@@ -101,6 +124,12 @@ class _Step:
     log_probs: Tensor
     epsilon: Tensor
     alpha: Tensor
+
+    def first(self, count: int) -> _Step:
+        """The first rows alone."""
+        return _Step(
+            self.visited[:count], self.mean[:count], self.log_probs[:count], self.epsilon[:count], self.alpha[:count]
+        )
 
     def has_bits_of(self, other: _Step) -> bool:
         """Whether everything that is recorded is the same, before rounding too."""

@@ -14,8 +14,12 @@ from fashiondpo.diffusion.engine_forward import Denoiser
 from fashiondpo.diffusion.engine_jobs import Job
 from fashiondpo.diffusion.engine_requests import EngineMetrics, FinishedSet
 from fashiondpo.diffusion.engine_rows import OutfitRun, SlotRun, StepPlan
+from fashiondpo.diffusion.engine_shapes import CHECKS
 from fashiondpo.diffusion.model import DiFashion
 from fashiondpo.outfits.model import History, Image
+
+PROVING_S = 5.0
+"""The start is not held up for longer by finding out which forwards agree; the rest is found out at work."""
 
 PREVIEW_PX = 128
 """Side of previews, unless the pictures are smaller: their latents are averaged first, so decoding costs little."""
@@ -77,20 +81,26 @@ class Studio:
 
     def warm_up(self, denoiser: Denoiser, settings: SamplerSettings | None = None) -> float:
         """Do once what every request needs, with the bundle's settings unless given; the seconds that a forward takes."""
-        null, prompt = self.encoder.null_latents, self.encoder.prompt_embeds(None)
-        slot = SlotRun(
-            self.bundle,
-            Conditions(prompt, prompt, null, null, null),
-            range(denoiser.capacity),
-            settings or self.bundle.sampler,
-            StepPlan.of(self.bundle.schedule, 2),
-            is_joint=False,
-            has_previews=False,
-        )
+        slot = self._blank_slot(denoiser.capacity, settings)
         denoiser.advance(slot.rows, BASE)
         started = time.perf_counter()
         denoiser.advance(slot.rows, BASE)
         seconds = time.perf_counter() - started
         denoiser.forget()
+        for _ in range(CHECKS):
+            rows = self._blank_slot(denoiser.capacity, settings).rows
+            denoiser.prove(rows, BASE, within_s=PROVING_S / CHECKS)
         self.bundle.decode_latents(slot.states[:1, -1])
         return seconds
+
+    def _blank_slot(self, candidates: int, settings: SamplerSettings | None) -> SlotRun:
+        null, prompt = self.encoder.null_latents, self.encoder.prompt_embeds(None)
+        return SlotRun(
+            self.bundle,
+            Conditions(prompt, prompt, null, null, null),
+            range(candidates),
+            settings or self.bundle.sampler,
+            StepPlan.of(self.bundle.schedule, 2),
+            is_joint=False,
+            has_previews=False,
+        )

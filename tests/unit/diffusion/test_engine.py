@@ -412,6 +412,7 @@ class TestGuidanceBranches:
         all_four = settings(guidance=GuidanceScales(category=5, mutual=1, history=3))
         try:
             with running_engine(own_bundle, rows_per_forward=7) as engine:
+                until(lambda: engine.is_ready)
                 seen.clear()
                 held = Held(engine)
                 four, three = Told(), Told()
@@ -421,5 +422,5 @@ class TestGuidanceBranches:
                 assert len(held.told.result()) == len(four.result()) == len(three.result()) == 1
         finally:
             hook.remove()
-        # alone with their scales, beside a full forward at first
+        # each alone with its scales; four branches are not known from the start, so a full forward stands beside
         assert set(seen) == {3 * 3, 4 * 3, 3 * 7, 4 * 7}

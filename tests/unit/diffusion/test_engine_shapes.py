@@ -13,8 +13,8 @@ from fashiondpo.contracts import AdapterRef
 from fashiondpo.diffusion.engine_shapes import CHECKS, KEPT_KINDS, ForwardKind, ForwardShapes
 from fashiondpo.diffusion.model import DiFashion
 from tests.polling import eventually
-from tests.tiny_engines import ask, fill_in, paint, running_engine
-from tests.tiny_models import build_tiny_bundle
+from tests.tiny_engines import ask, fill_in, paint, running_engine, version
+from tests.tiny_models import build_tiny_bundle, random_adapter
 
 BRANCHES = 3
 """Of the tiny bundle's scales."""
@@ -64,8 +64,8 @@ class TestForwardShapes:
         shapes = ForwardShapes(7)
         prove(shapes, kind(0), 3)
         shapes.note(kind(0), 2, agrees=False)
-        for version in range(1, KEPT_KINDS + 1):
-            shapes.note(kind(version), 3, agrees=True)
+        for number in range(1, KEPT_KINDS + 1):
+            shapes.note(kind(number), 3, agrees=True)
         assert not shapes.is_proven(kind(0), 3)
         assert shapes.choose(kind(0), 2) == 2
         assert shapes.choose(kind(1), 3) == 3
@@ -93,13 +93,24 @@ class TestInTheEngine:
     def own_bundle(self) -> DiFashion:
         return build_tiny_bundle()
 
-    def test_a_small_request_pays_for_its_own_rows_once_they_are_proven(self, own_bundle):
+    def test_a_small_request_of_the_base_model_pays_for_its_own_rows_from_the_start(self, own_bundle):
         with (
             running_engine(own_bundle, rows_per_forward=9) as engine,
             forwards(own_bundle.unet, lambda _: None) as seen,
         ):
             eventually(lambda: engine.is_ready)
             seen.clear()  # of warming up
+            paint(engine, ask("first", fill_in(1, range(3))))
+            assert set(seen) == {3 * BRANCHES}
+
+    def test_one_of_a_new_adapter_does_once_it_was_seen_beside_full_forwards(self, own_bundle):
+        weights = random_adapter(own_bundle, seed=1)
+        with (
+            running_engine(own_bundle, rows_per_forward=9) as engine,
+            forwards(own_bundle.unet, lambda _: None) as seen,
+        ):
+            engine.use(version(1, weights), weights).result()
+            seen.clear()
             paint(engine, ask("first", fill_in(1, range(3))))
             assert seen.count(9 * BRANCHES) == CHECKS
             seen.clear()
