@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from fashiondpo.contracts import AdapterRef, Frozen, Interval, Name, RoundRecord
+from fashiondpo.contracts import AdapterRef, Frozen, Interval, Name, PreferencePair, RoundRecord
 from fashiondpo.diffusion.lora import AdapterWeights
 from fashiondpo.errors import DataFileError, InvalidInput
 from fashiondpo.evaluation.comparison import Comparison, compare
@@ -283,7 +283,9 @@ def _tried(
     sets = [workspace.feedback.set(set_id) for set_id in record.set_ids]
     trainer = workspace.trainer(settings.training, progress(f"train {name}"))
     if configuration in experiment.weights:
-        pairs = preference_pairs(map(workspace.feedback.scored, record.set_ids), settings.preferences)
+        pairs: Sequence[PreferencePair] = preference_pairs(
+            map(workspace.feedback.scored, record.set_ids), settings.preferences
+        )
     else:
         pairs = workspace.feedback.pairs(record.round_id)
     started = time.perf_counter()

@@ -31,7 +31,8 @@ def darkness(image: Image) -> float:
 
 def coverage(image: Image) -> float:
     """How large the garment is: its share of the picture."""
-    return len(garment_pixels(image)) / (image.shape[0] * image.shape[1])
+    height, width = image.shape[:2]
+    return len(garment_pixels(image)) / int(height * width)
 
 
 TASTES: Mapping[str, Callable[[Image], float]] = {"dark": darkness, "large": coverage}

@@ -24,11 +24,12 @@ class Manifold:
             raise ValueError(f"{len(features)} real pictures do not have {neighbours} neighbours each")
         self._features = features
         nearest = [
-            torch.cdist(batch, features).kthvalue(neighbours + 1, dim=1).values for batch in features.split(_BATCH)
+            torch.cdist(batch, features).kthvalue(neighbours + 1, dim=1).values
+            for batch in torch.split(features, _BATCH)
         ]
         self._radii = torch.cat(nearest)  # the nearest of all is the picture itself
 
     def contains(self, features: Tensor) -> Tensor:
         """Which pictures lie in some ball: features (m, d) to (m,) bool. Their share is the precision."""
-        found = [(torch.cdist(batch, self._features) <= self._radii).any(1) for batch in features.split(_BATCH)]
+        found = [(torch.cdist(batch, self._features) <= self._radii).any(1) for batch in torch.split(features, _BATCH)]
         return torch.cat(found) if found else torch.zeros(0, dtype=torch.bool)

@@ -73,7 +73,8 @@ def garment_pixels(image: Image) -> NDArray[np.float64]:
         image: shape (height, width, 3), 0…255.
     """
     pixels = image.reshape(-1, 3).astype(np.float64) / 255
-    return pixels[pixels.min(1) < _BACKGROUND]
+    garment: NDArray[np.float64] = pixels[pixels.min(1) < _BACKGROUND]
+    return garment
 
 
 def measured_colour(image: Image) -> int | None:
