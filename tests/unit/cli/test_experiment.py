@@ -17,6 +17,8 @@ def compared(fashiondpo, tmp_path_factory):
         asked = {
             "run": SMALL_RUN.model_dump(mode="json") | changes,
             "configurations": {name: configurations[name] for name in names},
+            "weights": {"wider": {"votes": 1}} if "wider" in names else {},
+            "taste": "dark",
             "seeds": [4],
         }
         (folder / "asked.json").write_text(json.dumps(asked))
@@ -37,6 +39,13 @@ class TestExperiment:
         _, _, results = compared
         assert len({r["comparison"]["judges"]["quality"]["before"] for r in results}) == 1
         assert len({r["comparison"]["combined"]["delta"] for r in results}) > 1
+
+    def test_a_taste_is_measured_for_all_and_votes_are_learned_from_where_they_weigh(self, compared):
+        _, _, results = compared
+        assert all("taste_dark" in r["comparison"]["held_out"] for r in results)
+        assert len({r["comparison"]["held_out"]["taste_dark"]["before"] for r in results}) == 1
+        # the combined score is the run's for all, whoever was learned from
+        assert all(set(r["comparison"]["weights"]) == {*SMALL_RUN.preferences.weights} for r in results)
 
     def test_candidates_are_collected_once(self, compared):
         folder, _, _ = compared
