@@ -48,6 +48,10 @@ test-fast: install ## Only the tests, up to the first failure, the last failures
 test-slow: install ## The slow tests, and those that need models or data of the published size
 	$(BIN)/pytest -m 'slow or real_size' --durations=0 $(PYTEST_ARGS)
 
+.PHONY: test-full
+test-full: lint ## Everything: style, types, layers, every test, slow ones and those of the published size too
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --durations=25 $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: install ## Check style, types and layers
 	$(BIN)/ruff check .
