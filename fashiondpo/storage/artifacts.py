@@ -138,9 +138,10 @@ class FolderArtifacts(_Artifacts):
     or not at all, so there it is written once, under its own name. Endpoint and keys come from where the file system
     looks for them: for S3, the variables and files of AWS.
 
-    A local folder is made when something is first put. One that was there and is gone, for instance because its disk is
-    no longer mounted, is Unavailable: what lies in it is not lost, and nothing is written beside it. So is one from which
-    something is to be read and that is not there: whoever has a reference has it from somebody who put something.
+    A local folder is made when something is first put, or by `make_folder`. One that was there and is gone, for instance
+    because its disk is no longer mounted, is Unavailable: what lies in it is not lost, and nothing is written beside it.
+    So is one from which something is to be read and that is not there: whoever has a reference has it from somebody who
+    put something.
     """
 
     def __init__(self, url_or_path: str | Path) -> None:
@@ -164,6 +165,16 @@ class FolderArtifacts(_Artifacts):
 
     def __str__(self) -> str:
         return self._url
+
+    def make_folder(self) -> None:
+        """Make the local folder unless it is there: for whoever puts things, so that readers meet an empty store.
+
+        What prevents it shows when something is put.
+        """
+        if self._folder is not None:
+            with suppress(OSError):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._was_there = True
 
     def _size(self, ref: str) -> int | None:
         with self._answering():

@@ -61,12 +61,13 @@ _NOBODYS = f"{'0' * 64}.json"
 
 
 def open_stores(settings: GeneratorSettings) -> Stores:
-    """The stores that the settings name; nothing is connected before it is used.
+    """The stores that the settings name; a local folder is made, nothing else is connected before it is used.
 
     Raises:
         InvalidInput: if an address is none.
     """
     artifacts = FolderArtifacts(settings.artifacts_url)
+    artifacts.make_folder()
     if settings.redis_url is None:
         return Stores(
             artifacts,

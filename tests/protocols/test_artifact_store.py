@@ -315,3 +315,24 @@ class TestFolderArtifacts:
         assert [writer.wait(60) for writer in writers] == [0, 0, 0]
         store = FolderArtifacts(tmp_path)
         assert sorted(store.get(ref)[0] for ref in store.refs()) == list(range(50))
+
+
+class TestMakeFolder:
+    def test_lets_readers_meet_an_empty_store(self, tmp_path):
+        store = FolderArtifacts(tmp_path / "a" / "artifacts")
+        store.make_folder()
+        with pytest.raises(NotFound):
+            store.get(content_ref(b"never put", "png"))
+
+    def test_of_a_store_that_is_there_changes_nothing(self, tmp_path):
+        store = FolderArtifacts(tmp_path)
+        ref = store.put(b"kept", "png")
+        FolderArtifacts(tmp_path).make_folder()
+        assert store.get(ref) == b"kept"
+
+    def test_that_cannot_be_made_shows_when_something_is_put(self, tmp_path):
+        (tmp_path / "taken").write_text("a file")
+        store = FolderArtifacts(tmp_path / "taken" / "artifacts")
+        store.make_folder()
+        with pytest.raises(Unavailable):
+            store.put(b"content", "png")

@@ -172,6 +172,6 @@ class TestSigterm:
 class TestLog:
     def test_of_a_generation_carries_the_id_of_its_request(self, generator):
         answer = httpx.post(f"{generator.url}/generate", json=completion(), headers={"X-Request-Id": "tell-me-apart"})
-        (ended,) = ended_for(generator, "tell-me-apart")
+        (ended,) = eventually(lambda: ended_for(generator, "tell-me-apart"))
         assert ended["request_id"] == answer.headers["x-request-id"] == "tell-me-apart"
         assert ended["seconds"] > 0
