@@ -52,10 +52,8 @@ class AdapterSlots:
         self._layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
         fresh = get_peft_model_state_dict(unet, adapter_name=SLOT_NAMES[0])
         self._shapes = {key: tuple(value.shape) for key, value in fresh.items()}
-        self._is_compiled = will_be_compiled
         for layer in self._layers:
             layer.enable_adapters(False)
-        self._bypass()
 
     def verify(self, weights: AdapterWeights) -> None:
         """Raise InvalidAdapter unless the weights can be loaded; changes nothing, may be called on any thread."""
@@ -104,7 +102,6 @@ class AdapterSlots:
         """Let the UNet compute with whatever is in a place; None: as the base model."""
         if slot == self._selected:
             return
-        self._enter()
         for layer in self._layers:
             if slot is None:
                 layer.enable_adapters(False)
@@ -112,22 +109,9 @@ class AdapterSlots:
                 layer.enable_adapters(True)
                 layer.set_adapter(SLOT_NAMES[slot], inference_mode=True)
         self._selected = slot
-        if slot is None:
-            self._bypass()
-
-    def _bypass(self) -> None:
-        """Let the base model's projections answer themselves: what PEFT asks first is a tenth of a small UNet's step."""
-        if not self._is_compiled:
-            for layer in self._layers:
-                layer.forward = layer.get_base_layer().forward
-
-    def _enter(self) -> None:
-        for layer in self._layers:
-            vars(layer).pop("forward", None)
 
     def close(self) -> None:
         """Take the places off: the UNet is the base model again."""
-        self._enter()
         self.unet.unload_lora()
         self.unet.requires_grad_(False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
@@ -81,24 +82,25 @@ class Studio:
 
     def warm_up(self, denoiser: Denoiser, settings: SamplerSettings | None = None) -> float:
         """Do once what every request needs, with the bundle's settings unless given; the seconds that a forward takes."""
-        slot = self._blank_slot(denoiser.capacity, settings)
+        capacity = denoiser.capacity
+        slot = self._blank_slot(range(capacity), settings)
         denoiser.advance(slot.rows, BASE)
         started = time.perf_counter()
         denoiser.advance(slot.rows, BASE)
         seconds = time.perf_counter() - started
         denoiser.forget()
-        for _ in range(CHECKS):
-            rows = self._blank_slot(denoiser.capacity, settings).rows
+        for check in range(1, CHECKS + 1):  # each on other noise
+            rows = self._blank_slot(range(check * capacity, (check + 1) * capacity), settings).rows
             denoiser.prove(rows, BASE, within_s=PROVING_S / CHECKS)
         self.bundle.decode_latents(slot.states[:1, -1])
         return seconds
 
-    def _blank_slot(self, candidates: int, settings: SamplerSettings | None) -> SlotRun:
+    def _blank_slot(self, seeds: Sequence[int], settings: SamplerSettings | None) -> SlotRun:
         null, prompt = self.encoder.null_latents, self.encoder.prompt_embeds(None)
         return SlotRun(
             self.bundle,
             Conditions(prompt, prompt, null, null, null),
-            range(candidates),
+            seeds,
             settings or self.bundle.sampler,
             StepPlan.of(self.bundle.schedule, 2),
             is_joint=False,

@@ -6,8 +6,9 @@ the harmony rule and the user's palette are those from which the mini world was 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from fashiondpo.contracts import ItemSource
 from fashiondpo.errors import InvalidBundle, InvalidInput
 from fashiondpo.judges.base import JudgeInput, check_input
+from fashiondpo.judges.manifold import Manifold
 from fashiondpo.judges.pixels import square_batch
 from fashiondpo.judges.weights import load_into, read_config, save_module
 from fashiondpo.outfits.colour import is_harmonious, measured_colour
@@ -24,6 +26,8 @@ from fashiondpo.outfits.mini import MiniCatalogue
 from fashiondpo.outfits.model import Image
 
 _BATCH = 256
+REAL_ITEMS = 4000
+"""Garments of the catalogue, evenly spaced in it, among which a candidate should lie."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,13 @@ class HeldOutNet(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (n, 3, side, side) in -1…1 to logits (n, categories)."""
-        logits: Tensor = self.head(self.body(pixels))
+        logits: Tensor = self.head[2:](self.features(pixels))
         return logits
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """What the last layer decides by: pixels (n, 3, side, side) in -1…1 to (n, 96)."""
+        found: Tensor = self.head[:2](self.body(pixels))
+        return found
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -72,7 +81,7 @@ class HeldOutNet(nn.Module):
 
 
 class HeldOutJudge:
-    """Facts about a candidate, each 0 or 1: right category, colour harmony, the user's palette, the true colour."""
+    """Facts about a candidate, each 0 or 1: among real garments, right category, harmony, user's palette, true colour."""
 
     def __init__(self, network: HeldOutNet, catalogue: MiniCatalogue, device: torch.device | str = "cpu") -> None:
         """Take over a trained network; the catalogue knows the true colours and palettes."""
@@ -98,8 +107,9 @@ class HeldOutJudge:
             true_item_ids: the item that was in each one's slot, where it is known; adds `colour_match`.
 
         Returns:
-            Per candidate `category_accuracy`, `harmony` (left out if no other garment is given; those that are pictures
-            count with the colour that can be made out), `palette` and, with a true item, `colour_match`.
+            Per candidate `precision` (whether it lies among real garments), `category_accuracy`, `harmony` (left out if no
+            other garment is given; those that are pictures count with the colour that can be made out), `palette` and, with
+            a true item, `colour_match`.
 
         Raises:
             InvalidInput: if an input is no picture, its slot or user does not exist, or a picture was not sent along.
@@ -109,29 +119,44 @@ class HeldOutJudge:
         for judge_input in inputs:
             check_input(judge_input)
         true_ids = true_item_ids if true_item_ids is not None else [None] * len(inputs)
-        categories = self.categories([judge_input.image for judge_input in inputs])
+        images = [judge_input.image for judge_input in inputs]
+        looks_real = self._manifold.contains(self._seen(images, self._network.features)).tolist() if images else []
         return [
-            self._facts(judge_input, category, true_id)
-            for judge_input, category, true_id in zip(inputs, categories, true_ids, strict=True)
+            self._facts(judge_input, category, is_real, true_id)
+            for judge_input, category, is_real, true_id in zip(
+                inputs, self.categories(images), looks_real, true_ids, strict=True
+            )
         ]
 
-    @torch.inference_mode()
+    @cached_property
+    def _manifold(self) -> Manifold:
+        ids = self._catalogue.item_ids()
+        some = ids[:: max(1, len(ids) // REAL_ITEMS)][:REAL_ITEMS]
+        return Manifold(self._seen(list(self._catalogue.images(some)), self._network.features))
+
     def categories(self, images: Sequence[Image]) -> list[int]:
         """The category of each picture, by the network alone."""
-        named: list[int] = []
-        for start in range(0, len(images), _BATCH):
-            batch = images[start : start + _BATCH]
-            pixels = square_batch(batch, self._network.config.image_size_px, self._device) * 2 - 1
-            named += self._network(pixels).argmax(1).tolist()
-        return named
+        return self._seen(images, self._network).argmax(1).tolist() if images else []
 
-    def _facts(self, judge_input: JudgeInput, category: int, true_item_id: int | None) -> dict[str, float]:
+    @torch.inference_mode()
+    def _seen(self, images: Sequence[Image], by: Callable[[Tensor], Tensor]) -> Tensor:
+        """What a part of the network makes of at least one picture, (n, …) on the CPU."""
+        side = self._network.config.image_size_px
+        batches = (images[start : start + _BATCH] for start in range(0, len(images), _BATCH))
+        return torch.cat([by(square_batch(batch, side, self._device) * 2 - 1).cpu() for batch in batches])
+
+    def _facts(
+        self, judge_input: JudgeInput, category: int, is_real: bool, true_item_id: int | None
+    ) -> dict[str, float]:
         outfit, slot = judge_input.outfit, judge_input.slot
         colour = measured_colour(judge_input.image)
         others = [self._colour_of(item, judge_input) for item in outfit.without(slot).given_items]
         palette = self._catalogue.palette(outfit.user_id)
         is_readable = colour is not None
-        facts = {"category_accuracy": float(is_readable and category == outfit.category_ids[slot])}
+        facts = {
+            "precision": float(is_readable and is_real),
+            "category_accuracy": float(is_readable and category == outfit.category_ids[slot]),
+        }
         if others:
             facts["harmony"] = float(_goes_together(colour, others))
         facts["palette"] = float(colour in palette)

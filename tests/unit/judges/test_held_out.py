@@ -45,6 +45,15 @@ class TestHeldOutJudge:
         for name in ("harmony", "colour_match"):
             assert np.mean([fact[name] for fact in facts]) > 0.9
 
+    def test_garments_of_the_catalogue_lie_among_real_ones_and_noise_does_not(
+        self, data: DataSet, catalogue: MiniCatalogue
+    ):
+        inputs, _ = true_inputs(data)
+        noise = np.random.default_rng(0).integers(0, 200, (32, 32, 3), dtype=np.uint8)
+        judge = HeldOutJudge(HeldOutNet(HeldOutConfig(width=8)), catalogue)
+        assert all(fact["precision"] == 1 for fact in judge.measure(inputs))
+        assert [fact["precision"] for fact in judge.measure([replace(x, image=noise) for x in inputs])] == [0] * 40
+
     def test_category_counts_when_it_is_the_slots(self, data: DataSet, catalogue: MiniCatalogue):
         inputs, _ = true_inputs(data)
         facts = HeldOutJudge(Says(8), catalogue).measure(inputs)
@@ -70,12 +79,12 @@ class TestHeldOutJudge:
         blank = JudgeInput("c", inputs[0].outfit, inputs[0].slot, white_image(32))
         category = blank.outfit.category_ids[blank.slot]
         (facts,) = HeldOutJudge(Says(category), catalogue).measure([blank], true_ids)
-        assert facts == {"category_accuracy": 0, "harmony": 0, "palette": 0, "colour_match": 0}
+        assert facts == {"precision": 0, "category_accuracy": 0, "harmony": 0, "palette": 0, "colour_match": 0}
 
     def test_without_other_items_there_is_no_harmony_to_speak_of(self, data: DataSet, catalogue: MiniCatalogue):
         task = data.gor_tasks("train", 1)[0]
         (facts,) = HeldOutJudge(Says(0), catalogue).measure([JudgeInput("c", task, 0, garment((200, 30, 30)))])
-        assert set(facts) == {"category_accuracy", "palette"}
+        assert set(facts) == {"precision", "category_accuracy", "palette"}
 
     def test_refuses_an_input_that_is_no_picture(self, data: DataSet, catalogue: MiniCatalogue):
         outfit = true_inputs(data, 1)[0][0].outfit
