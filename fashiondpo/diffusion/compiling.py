@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from fashiondpo.diffusion.guidance import BRANCHES
 
@@ -45,11 +45,10 @@ class CompiledUNet:
             recompile_limit=places * BRANCHES + 1,
         )
 
-    @property
-    def dtype(self) -> torch.dtype:
+    def parameters(self) -> Iterator[nn.Parameter]:
         """Of the UNet."""
-        dtype: torch.dtype = self.unet.dtype
-        return dtype
+        found: Iterator[nn.Parameter] = self.unet.parameters()
+        return found
 
     def __call__(self, latents: Tensor, timesteps: Tensor, prompts: Tensor) -> Any:
         """As the UNet; latents of any layout in memory, since code is made for one."""

@@ -25,7 +25,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from fashiondpo.contracts import SamplerSettings
 from fashiondpo.diffusion.ddim import NoiseSchedule
 from fashiondpo.diffusion.mutual import MutualEncoder
-from fashiondpo.diffusion.unet import is_difashion_unet
+from fashiondpo.diffusion.unet import is_difashion_unet, weights_dtype
 from fashiondpo.errors import InvalidBundle
 from fashiondpo.outfits.model import Category, Image
 
@@ -127,7 +127,8 @@ class DiFashion:
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image]) -> Tensor:
         """Pictures of (h, w, 3) to scaled latents (n, c, h, w), float32; the mode of the posterior, so repeatable."""
-        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(self.device, self.vae.dtype) / 127.5 - 1
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        pixels = pixels.to(self.device, weights_dtype(self.vae)) / 127.5 - 1
         with lent(self.vae, self.device):
             latents: Tensor = self.vae.encode(pixels).latent_dist.mode().float()
         return latents * float(self.vae.config.scaling_factor)
@@ -137,7 +138,7 @@ class DiFashion:
         """Scaled latents (n, c, h, w) to pictures (h, w, 3) of 0…255."""
         images: list[Image] = []
         with lent(self.vae, self.device):
-            for some in torch.split(latents.to(self.device, self.vae.dtype), batch_size):
+            for some in torch.split(latents.to(self.device, weights_dtype(self.vae)), batch_size):
                 pixels = self.vae.decode(some / self.vae.config.scaling_factor).sample.float().clamp(-1, 1)
                 images.extend(((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
         return images

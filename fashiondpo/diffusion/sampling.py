@@ -21,6 +21,7 @@ from fashiondpo.diffusion.ddim import NoiseSchedule, ddim_transition, predicted_
 from fashiondpo.diffusion.guidance import BRANCHES, branch_weights, guide
 from fashiondpo.diffusion.model import DiFashion
 from fashiondpo.diffusion.trajectory import Trajectory, stored_dtype
+from fashiondpo.diffusion.unet import weights_dtype
 from fashiondpo.errors import Cancelled, InvalidInput
 from fashiondpo.telemetry import Progress, no_progress
 
@@ -71,8 +72,9 @@ def guided_epsilon(
         (with_mutual, history, prompt),
     )
     mixed, beside, prompts = (torch.cat([branches[branch][part] for branch in used]) for part in range(3))
-    inputs = torch.cat([mixed, beside], dim=1).to(unet.dtype)
-    output: Tensor = unet(inputs, timesteps.repeat(len(used)), prompts.to(unet.dtype)).sample
+    dtype = weights_dtype(unet)
+    inputs = torch.cat([mixed, beside], dim=1).to(dtype)
+    output: Tensor = unet(inputs, timesteps.repeat(len(used)), prompts.to(dtype)).sample
     guided = guide(output.float().view(len(used), count, *latents.shape[1:]), rows.scales, used)
     alpha = schedule.alphas[timesteps.cpu()].to(latents.device, torch.float32)
     return predicted_epsilon(guided, latents, alpha, schedule.prediction_type)

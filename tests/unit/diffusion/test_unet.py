@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from fashiondpo.diffusion.unet import is_difashion_unet, widen_conv_in
+from fashiondpo.diffusion.lora import add_adapter
+from fashiondpo.diffusion.unet import is_difashion_unet, weights_dtype, widen_conv_in
 from fashiondpo.errors import InvalidBundle
 from tests.tiny_models import TEXT_WIDTH, tiny_unet
 
@@ -66,3 +67,12 @@ class TestIsDifashionUnet:
     @pytest.mark.parametrize(("channels", "verdict"), [(4, False), (8, True), (9, False)])
     def test_knows_it_by_the_weights_of_the_first_convolution(self, channels, verdict):
         assert is_difashion_unet(tiny_unet(in_channels=channels)) is verdict
+
+
+class TestWeightsDtype:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_is_that_of_the_first_weights_and_stays_so_with_an_adapter_of_another_type(self, dtype):
+        unet = tiny_unet().to(dtype)
+        add_adapter(unet, rank=2)
+        assert {p.dtype for p in unet.parameters() if p.requires_grad} == {torch.float32}
+        assert weights_dtype(unet) == dtype == unet.dtype
