@@ -37,7 +37,7 @@ SMALL = TrainRequest(
     candidates=3,
     gate_outfits=8,
     training={"passes": 2, "outfits_per_update": 2, "steps_per_outfit": 2, "checkpoint_every": 1},
-    gate={"min_outfits": 2, "min_win_rate_low": 0.0, "min_diversity_ratio": 0.0},
+    gate={"min_outfits": 2, "min_win_rate_low": 0.0, "min_diversity_ratio": 0.0, "max_fall": None},
 )
 
 
@@ -137,9 +137,10 @@ class WorkerProcess(ModuleProcess):
 
 @dataclass
 class Deployment:
-    """Its parts; a context manager."""
+    """Its parts; a context manager. Artifacts are in its folder unless a URL is given."""
 
     folder: Path
+    artifacts_url: str = ""
     stack: ExitStack = field(default_factory=ExitStack)
     workers_started: int = 0
     shared: WorkerProcess | None = None
@@ -155,7 +156,7 @@ class Deployment:
     def _start(self) -> None:
         self.assets = save_tiny_assets(self.folder / "assets")
         self.valkey = self.stack.enter_context(ValkeyServer(self.folder / "valkey"))
-        shared = {"assets": self.assets, "artifacts_url": self.folder / "artifacts"}
+        shared = {"assets": self.assets, "artifacts_url": self.artifacts}
         redis = {"redis_url": self.valkey.url, "poll_adapters_s": 0.2}
         features = {"features_cache": self.folder / "features"}
         self.generator = self._service("generator", shared | redis)
@@ -180,7 +181,7 @@ class Deployment:
         """For API, beat and workers."""
         known: dict[str, object] = {
             "assets": self.assets,
-            "artifacts_url": self.folder / "artifacts",
+            "artifacts_url": self.artifacts,
             "training_folder": self.folder / "training",
             "redis_url": self.valkey.url,
             "generator_url": self.generator.url,
@@ -226,8 +227,13 @@ class Deployment:
         return TrainerClient(self.api.url)
 
     @property
+    def artifacts(self) -> str:
+        """Where they are."""
+        return self.artifacts_url or str(self.folder / "artifacts")
+
+    @property
     def stores(self) -> Stores:
-        return redis_stores(connect(self.valkey.url), FolderArtifacts(self.folder / "artifacts"))
+        return redis_stores(connect(self.valkey.url), FolderArtifacts(self.artifacts))
 
     @contextmanager
     def artifacts_away(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from fashiondpo.contracts import Frozen, GateVerdict
-from fashiondpo.evaluation.comparison import Comparison
+from fashiondpo.evaluation.comparison import Comparison, Figure
 
 
 class GateSettings(Frozen):
@@ -18,16 +18,26 @@ class GateSettings(Frozen):
         0.9, ge=0, description="Diversity within the candidates, after over before, must not fall below this."
     )
     min_outfits: int = Field(30, ge=1, description="Fewer held-out outfits prove nothing.")
+    max_fall: float | None = Field(
+        0.1,
+        ge=0,
+        allow_inf_nan=False,
+        description="No judge and no held-out figure may be shown to fall by more than so many of its standard deviations; "
+        "null: whatever they do.",
+    )
 
 
 def decide(comparison: Comparison, settings: GateSettings | None = None) -> GateVerdict:
     """Judge an adapter by its comparison with the one before it.
 
-    It is promoted only if enough outfits were compared, its win rate is above the threshold beyond doubt, and its
-    candidates have not become alike. Each reason is a sentence; a refusal lists what failed first.
+    It is promoted only if enough outfits were compared, its win rate is above the threshold beyond doubt, its candidates
+    have not become alike, and no single judge or held-out figure pays for the gain. Each reason is a sentence; a refusal
+    lists what failed first.
     """
     asked = settings or GateSettings()
-    checks = (_wins(comparison, asked), _stays_diverse(comparison, asked), _is_shown_on_enough(comparison, asked))
+    checks = [_wins(comparison, asked), _stays_diverse(comparison, asked), _is_shown_on_enough(comparison, asked)]
+    if asked.max_fall is not None:
+        checks.append(_costs_nothing_else(comparison, asked.max_fall))
     return GateVerdict(
         is_promoted=all(is_met for is_met, _ in checks),
         reasons=tuple(reason for _, reason in sorted(checks, key=lambda check: check[0])),
@@ -64,3 +74,24 @@ def _is_shown_on_enough(comparison: Comparison, asked: GateSettings) -> tuple[bo
         is_met,
         f"It was compared on {comparison.outfits} held-out outfits, {rest} the {asked.min_outfits} asked for.",
     )
+
+
+def _costs_nothing_else(comparison: Comparison, allowed: float) -> tuple[bool, str]:
+    """A judge without a weight counts, too: what nobody asked to improve must not be ruined either."""
+    figures = {**comparison.judges, **comparison.held_out}
+    fallen = {name: figure for name, figure in figures.items() if _least_fall(figure) > allowed * figure.sigma}
+    if not fallen:
+        return True, (
+            f"None of {len(figures)} judges and held-out figures is shown to fall by more than the {allowed:g} σ allowed."
+        )
+    told = ", ".join(
+        f"{name} from {figure.before:.3f} to {figure.after:.3f} ({figure.ci[0]:+.3f} … {figure.ci[1]:+.3f})"
+        for name, figure in fallen.items()
+    )
+    return False, f"It pays with what it was not to touch, by more than the {allowed:g} σ allowed: {told}."
+
+
+def _least_fall(figure: Figure) -> float:
+    """How much the figure got worse at least, at the better end of its interval; negative if it may have got better."""
+    low, high = figure.ci
+    return low if figure.is_lower_better else -high

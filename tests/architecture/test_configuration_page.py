@@ -137,7 +137,7 @@ class TestSettings:
         shown = {quoted(row["field"])[0]: shown_value(row["default"]) for row in listed}
         wanted = values_of(GateSettings(), is_flat=True)
         assert shown["min_outfits"] != wanted["min_outfits"]
-        assert wanted.keys() - shown.keys() == {"min_win_rate_low", "min_diversity_ratio"}
+        assert wanted.keys() - shown.keys() == {"min_win_rate_low", "min_diversity_ratio", "max_fall"}
 
 
 class TestSettingsFile:

@@ -13,7 +13,7 @@ ROUND = {
     "candidates": 3,
     "gate_outfits": 8,
     "training": {"passes": 1, "outfits_per_update": 4, "steps_per_outfit": 2},
-    "gate": {"min_outfits": 2, "min_win_rate_low": 0.0, "min_diversity_ratio": 0.0},
+    "gate": {"min_outfits": 2, "min_win_rate_low": 0.0, "min_diversity_ratio": 0.0, "max_fall": None},
     "sampler": {"num_inference_steps": 4},
 }
 SLOTS = [{"category_id": 4}, {"item_id": 34010}, {"item_id": 34011}, {"item_id": 34012}]

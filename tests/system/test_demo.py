@@ -20,7 +20,7 @@ SHORT = {
         "checkpoint_every": 1,
     },
 }
-LENIENT = {"min_outfits": 1, "min_win_rate_low": 0, "min_diversity_ratio": 0}
+LENIENT = {"min_outfits": 1, "min_win_rate_low": 0, "min_diversity_ratio": 0, "max_fall": None}
 IMPOSSIBLE = {"min_outfits": 1, "min_win_rate_low": 0.99}
 DEMO_S = 600
 

@@ -101,7 +101,7 @@ class Shop:
             blank_requests(held_out, prefix="held-out", candidates=CANDIDATES, seed=1),
             lambda sets: spread(sets, self.artifacts),
         )
-        asked = GateSettings(**{"min_outfits": 10, "min_diversity_ratio": 0.5, **settings})
+        asked = GateSettings(**{"min_outfits": 10, "min_diversity_ratio": 0.5, "max_fall": None, **settings})
         return LocalGate(evaluator, self.adapters, self.artifacts, {"quality": 1.0}, asked)
 
     def trainer(self, settings: TrainSettings = LEARN, **options) -> LocalTrainer:

@@ -64,7 +64,12 @@ class TestStartingARound:
         assert settings["training"]["clip_sides"] == "both"
         assert (settings["seed"], settings["training"]["seed"]) == (3, 3)
         assert settings["preferences"]["weights"] == {"quality": 1, "votes": 2}
-        assert settings["gate"] == {"min_win_rate_low": 0.6, "min_diversity_ratio": 0.9, "min_outfits": 30}
+        assert settings["gate"] == {
+            "min_win_rate_low": 0.6,
+            "min_diversity_ratio": 0.9,
+            "min_outfits": 30,
+            "max_fall": 0.1,
+        }
         own = api.train({})["record"]["settings"]["sampler"]
         assert settings["sampler"] == {
             **own,

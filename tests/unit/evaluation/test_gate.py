@@ -10,7 +10,13 @@ from fashiondpo.evaluation.comparison import Change, Comparison, Figure
 from fashiondpo.evaluation.gate import GateSettings, decide
 
 
-def figures(low=0.6, diversity_ratio=1.0, outfits=60):
+def figure(low, high, sigma=1.0, **more):
+    """A figure of which only the interval of its change matters."""
+    middle = (low + high) / 2
+    return Figure(delta=middle, ci=(low, high), before=1.0, after=1.0 + middle, sigma=sigma, outfits=60, **more)
+
+
+def figures(low=0.6, diversity_ratio=1.0, outfits=60, judges=None, held_out=None):
     """A comparison in which nothing but the gate's own figures matters."""
     diversity = Figure(
         delta=diversity_ratio - 1, ci=(0.0, 0.0), before=1.0, after=diversity_ratio, sigma=0.1, outfits=outfits
@@ -19,8 +25,8 @@ def figures(low=0.6, diversity_ratio=1.0, outfits=60):
         combined=Change(delta=0.1, ci=(0.05, 0.15)),
         win_rate=min(1.0, low + 0.1),
         win_rate_ci=(low, min(1.0, low + 0.2)),
-        judges={},
-        held_out={},
+        judges=judges or {},
+        held_out=held_out or {},
         best_of_k=Change(delta=1.0, ci=(0.9, 1.1)),
         diversity=diversity,
         diversity_ratio=diversity_ratio,
@@ -41,6 +47,7 @@ class TestGoodAdapter:
             "It wins on 100.0% of the outfits; the lower confidence bound, 100.0%, is above 50.0%.",
             "Its candidates differ from each other 100.0% as much as before, at least the 90.0% asked for.",
             "It was compared on 60 held-out outfits, at least the 30 asked for.",
+            "None of 3 judges and held-out figures is shown to fall by more than the 0.1 σ allowed.",
         )
 
     def test_keeps_the_figures_that_decided(self, comparison):
@@ -71,6 +78,20 @@ class TestBadAdapter:
         assert not verdict.is_promoted
         assert verdict.reasons[0] == "It was compared on 12 held-out outfits, fewer than the 30 asked for."
 
+    def test_that_cheats_one_figure_to_please_another_is_refused_and_told_which(self):
+        cheated = figures(
+            low=0.9, judges={"quality": figure(0.9, 1.1)}, held_out={"category_accuracy": figure(-0.2, -0.13)}
+        )
+        verdict = decide(cheated)
+        assert not verdict.is_promoted
+        assert verdict.reasons[0] == (
+            "It pays with what it was not to touch, by more than the 0.1 σ allowed: "
+            "category_accuracy from 1.000 to 0.835 (-0.200 … -0.130)."
+        )
+
+    def test_is_refused_for_a_judge_that_has_no_weight_as_for_any_other(self):
+        assert not decide(figures(judges={"compatibility": figure(-0.5, -0.3)})).is_promoted
+
     def test_is_told_everything_that_failed_before_what_did_not(self):
         reasons = decide(figures(low=0.4, diversity_ratio=0.5, outfits=60)).reasons
         assert ["not above" in reasons[0], "less than" in reasons[1], "at least" in reasons[2]] == [True] * 3
@@ -82,10 +103,29 @@ class TestThresholds:
         assert decide(figures(low=0.501, diversity_ratio=0.9, outfits=30)).is_promoted
 
     @given(low=st.floats(0, 1), ratio=st.floats(0, 2), outfits=st.integers(1, 100))
-    def test_promote_exactly_what_meets_all_three(self, low, ratio, outfits):
+    def test_promote_exactly_what_meets_all(self, low, ratio, outfits):
         verdict = decide(figures(low, ratio, outfits))
         assert verdict.is_promoted == (low > 0.5 and ratio >= 0.9 and outfits >= 30)
-        assert len(verdict.reasons) == 3
+        assert len(verdict.reasons) == 4
+
+    @given(
+        low=st.floats(-1, 1),
+        width=st.floats(0, 1),
+        sigma=st.floats(0.01, 2),
+        allowed=st.floats(0, 1),
+        is_loss=st.booleans(),
+    )
+    def test_refuse_a_fall_only_where_the_whole_interval_shows_it(self, low, width, sigma, allowed, is_loss):
+        high = low + width
+        found = figures(held_out={"it": figure(low, high, sigma, is_lower_better=is_loss)})
+        worse_at_least = low if is_loss else -high
+        assert decide(found, GateSettings(max_fall=allowed)).is_promoted == (worse_at_least <= allowed * sigma)
+
+    def test_let_a_fall_within_doubt_or_within_what_is_allowed_pass(self):
+        assert decide(figures(held_out={"harmony": figure(-0.4, 0.01)})).is_promoted
+        assert decide(figures(held_out={"harmony": figure(-0.09, -0.05)})).is_promoted
+        assert not decide(figures(held_out={"harmony": figure(-0.09, -0.05)}), GateSettings(max_fall=0)).is_promoted
+        assert decide(figures(held_out={"harmony": figure(-0.9, -0.5)}), GateSettings(max_fall=None)).is_promoted
 
     @given(low=st.floats(0, 0.9), better=st.floats(0, 0.1), ratio=st.floats(0, 2), more=st.floats(0, 1))
     def test_never_refuse_an_adapter_for_being_better(self, low, better, ratio, more):
@@ -98,7 +138,9 @@ class TestThresholds:
         if decide(figures(low), GateSettings(min_win_rate_low=stricter)).is_promoted:
             assert decide(figures(low), GateSettings(min_win_rate_low=asked)).is_promoted
 
-    @pytest.mark.parametrize("wrong", [{"min_win_rate_low": 1.0}, {"min_diversity_ratio": -1}, {"min_outfits": 0}])
+    @pytest.mark.parametrize(
+        "wrong", [{"min_win_rate_low": 1.0}, {"min_diversity_ratio": -1}, {"min_outfits": 0}, {"max_fall": -1}]
+    )
     def test_that_make_no_sense_are_refused(self, wrong):
         with pytest.raises(ValidationError):
             GateSettings(**wrong)
