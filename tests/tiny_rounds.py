@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,8 @@ SETTINGS = TrainSettings(
     learning_rate=1e-2,
     rate_decay="none",
 )
+NFT = TrainSettings(passes=2, outfits_per_update=2, visits_per_forward=2, checkpoint_every=1)
+"""The defaults, over few outfits."""
 HISTORY = History({user: dict.fromkeys(SLOTS, (user, user + 4)) for user in range(4)})
 
 
@@ -55,6 +58,11 @@ class Squares:
 
     def item_ids(self) -> Sequence[int]:
         return range(ITEMS)
+
+
+def changed(settings: TrainSettings = SETTINGS, **changes: Any) -> TrainSettings:
+    """Settings with some of them different, checked as a whole."""
+    return TrainSettings.model_validate(settings.model_dump() | changes)
 
 
 def blanks(count: int, *, first: int = 0) -> list[Blank]:

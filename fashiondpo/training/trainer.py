@@ -40,6 +40,7 @@ from fashiondpo.training.optimizer import PolicyOptimizer, check_finite
 from fashiondpo.training.plan import Update, plan_updates, random_steps
 from fashiondpo.training.precision import prepare_policy
 from fashiondpo.training.processes import ALONE, Processes
+from fashiondpo.training.replay import check_replay, largest_log_ratio
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
@@ -116,6 +117,7 @@ class PreferenceTrainer:
         except BaseException:
             self.close()
             raise
+        self._probe = first if settings.objective == "d3po" and self.updates_done == 0 else None
 
     def estimate_memory(self) -> MemoryEstimate:
         """What the training needs of the device.
@@ -150,10 +152,12 @@ class PreferenceTrainer:
 
         Raises:
             Cancelled: if should_stop said so; the state is saved.
-            PolicyMismatch: if a trajectory was made by another policy.
+            PolicyMismatch: if a trajectory was made by another policy, or if, before the first update of d3po, the policy
+                gives recorded steps other densities than those recorded with them.
             TrainingDiverged: if a gradient is not finite.
         """
         until = len(self.plan) if max_updates is None else min(len(self.plan), self.updates_done + max_updates)
+        self._check_replay()
         while self.updates_done < until:
             if self.processes.any_of(should_stop()):
                 self._save()
@@ -188,6 +192,12 @@ class PreferenceTrainer:
             unet.set_adapter(POLICY)
             parameters = adapter_parameters(unet)
         return parameters
+
+    def _check_replay(self) -> None:
+        if self._probe is not None and self.updates_done == 0:
+            apart = largest_log_ratio(self.bundle, self._probe, random_steps(self._probe, self.bundle))
+            check_replay(self.sets[0].set_id, apart, self.settings)
+            self._probe = None
 
     def _update(self, update: Update) -> dict[str, float]:
         started = time.perf_counter()

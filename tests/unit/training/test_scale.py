@@ -1,4 +1,4 @@
-"""What large models need: lower precision, less memory, fewer steps, averaged weights. None of it changes the default."""
+"""What large models need: fewer steps, averaged weights, smaller optimisers. None of it changes the default."""
 
 from __future__ import annotations
 
@@ -7,38 +7,21 @@ from itertools import combinations
 import pytest
 import torch
 from pydantic import ValidationError
-from torch.profiler import ProfilerActivity, profile
 
 from fashiondpo.diffusion.lora import add_adapter
 from fashiondpo.diffusion.sampling import Visit
-from fashiondpo.errors import InvalidInput, TrainingDiverged
+from fashiondpo.errors import InvalidInput
 from fashiondpo.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fashiondpo.training.config import TrainSettings, paper_settings, step_settings
 from fashiondpo.training.joint_updates import sum_gradients
-from fashiondpo.training.memory import (
-    MemoryEstimate,
-    _forward_and_back,
-    activation_bytes,
-    estimate_memory,
-    memory_verdict,
-    optimizer_bytes,
-)
 from fashiondpo.training.metrics import read_metrics
 from fashiondpo.training.objectives import loss_terms, visit_losses
 from fashiondpo.training.optimizer import PolicyOptimizer, build_optimizer, update_average
 from fashiondpo.training.plan import plan_updates, random_steps
-from fashiondpo.training.precision import prepare_policy
 from fashiondpo.training.processes import Processes
 from fashiondpo.training.trainer import PreferenceTrainer
 from tests.tiny_models import build_tiny_bundle
-from tests.tiny_rounds import PAIRS, SETTINGS, preference_sets, same_weights
-
-NFT = TrainSettings(passes=2, outfits_per_update=2, visits_per_forward=2, checkpoint_every=1)
-OBJECTIVES = pytest.mark.parametrize("settings", [SETTINGS, NFT], ids=["d3po", "diffusion_nft"])
-
-
-def changed(settings, **changes):
-    return TrainSettings.model_validate(settings.model_dump() | changes)
+from tests.tiny_rounds import NFT, PAIRS, SETTINGS, changed, preference_sets, same_weights
 
 
 def trained(trajectories, settings, folder, **options):
@@ -48,18 +31,6 @@ def trained(trajectories, settings, folder, **options):
         return trainer.run(**options)
     finally:
         trainer.close()
-
-
-def flat(weights):
-    return torch.cat([weights.tensors[key].flatten() for key in sorted(weights.tensors)])
-
-
-def first_gradient(trajectories, settings, folder):
-    trainer = PreferenceTrainer(build_tiny_bundle(), preference_sets(trajectories), settings, folder)
-    trainer.run(max_updates=1)
-    gradient = torch.cat([p.grad.flatten() for p in trainer.parameters])
-    trainer.close()
-    return gradient
 
 
 class TestDefaultPath:
@@ -126,83 +97,6 @@ class TestSettings:
     def test_that_cannot_be_are_refused(self, wrong):
         with pytest.raises(ValidationError):
             TrainSettings(**wrong)
-
-
-class TestPrecision:
-    @OBJECTIVES
-    @pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 0.3), ("float16", 0.04)])
-    def test_lower_gives_nearly_the_same_gradient(self, trajectories, tmp_path, settings, precision, tolerance):
-        whole = first_gradient(trajectories, settings, tmp_path / "float32")
-        lower = first_gradient(trajectories, changed(settings, precision=precision), tmp_path / precision)
-        assert not torch.equal(whole, lower)
-        # 8 and 11 bits of mantissa, carried through some twenty layers
-        assert float((whole - lower).norm() / whole.norm()) < tolerance
-
-    @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-    def test_lower_keeps_adapter_and_optimiser_in_float32_and_casts_the_products(
-        self, trajectories, tmp_path, precision
-    ):
-        bundle, seen = build_tiny_bundle(), set()
-        settings = changed(NFT, precision=precision)
-        trainer = PreferenceTrainer(bundle, preference_sets(trajectories), settings, tmp_path)
-        bundle.unet.conv_in.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
-        trainer.run(max_updates=1)
-        assert seen == {getattr(torch, precision)}
-        assert {p.dtype for p in trainer.parameters} == {p.grad.dtype for p in trainer.parameters} == {torch.float32}
-        state = trainer.optimizer.state[trainer.parameters[0]]
-        assert state["exp_avg"].dtype == torch.float32
-        seen.clear()
-        trainer.close()
-        with torch.no_grad():
-            bundle.unet(torch.zeros(1, 8, 8, 8), torch.tensor([1]), torch.zeros(1, 24, 16))
-        assert seen == {torch.float32}, "afterwards the UNet computes as before"
-
-    def test_float16_goes_on_exactly_with_the_scale_that_it_had(self, trajectories, tmp_path):
-        settings = changed(NFT, precision="float16", ema_decay=0.5)
-        whole = trained(trajectories, settings, tmp_path / "whole")
-        assert trained(trajectories, settings, tmp_path / "halves", max_updates=2) is None
-        assert same_weights(trained(trajectories, settings, tmp_path / "halves"), whole)
-
-    def test_float16_lowers_the_scale_of_a_loss_that_overflows_and_loses_no_update(self):
-        parameter = torch.nn.Parameter(torch.ones(3))
-        steps = PolicyOptimizer([parameter], changed(NFT, precision="float16"), torch.device("cpu"))
-        tries = 0
-        while True:
-            tries += 1
-            steps.adamw.zero_grad()
-            # as a product in float16 would be: too large at first
-            steps.backward((parameter.half() * 10.0).float().sum())
-            parameter.grad = parameter.grad.half().float() * 2 / steps._scaler.get_scale() * steps._scaler.get_scale()
-            norm = steps.clipped_norm()
-            if bool(torch.isfinite(norm)) or not steps.lowers_scale():
-                break
-        assert tries > 1 and bool(torch.isfinite(norm))
-        steps.step(0.1)
-        assert float(parameter[0].detach()) < 1
-
-    def test_a_gradient_that_no_scale_makes_finite_is_the_end(self, trajectories, tmp_path, monkeypatch):
-        settings = changed(NFT, precision="float16")
-        trainer = PreferenceTrainer(build_tiny_bundle(), preference_sets(trajectories), settings, tmp_path)
-        with torch.no_grad():
-            trainer.parameters[0].fill_(float("nan"))
-        with pytest.raises(TrainingDiverged, match="not finite"):
-            trainer.run()
-
-
-class TestGradientCheckpointing:
-    @OBJECTIVES
-    def test_gives_the_same_gradients(self, trajectories, tmp_path, settings):
-        kept = first_gradient(trajectories, settings, tmp_path / "kept")
-        again = first_gradient(trajectories, changed(settings, gradient_checkpointing=True), tmp_path / "again")
-        torch.testing.assert_close(again, kept, rtol=1e-5, atol=1e-9)
-
-    def test_is_over_with_the_training(self, trajectories, tmp_path):
-        bundle = build_tiny_bundle()
-        settings = changed(NFT, gradient_checkpointing=True)
-        trainer = PreferenceTrainer(bundle, preference_sets(trajectories), settings, tmp_path)
-        assert bundle.unet.is_gradient_checkpointing
-        trainer.close()
-        assert not bundle.unet.is_gradient_checkpointing
 
 
 class TestShares:
@@ -337,78 +231,3 @@ class TestEightBitOptimizer:
         steps_of(parameters, optimizer, 2)
         steps_of(others, other_optimizer, 2)
         assert all(torch.equal(p, q) for p, q in zip(parameters, others, strict=True))
-
-
-class TestMemory:
-    @pytest.mark.parametrize("is_checkpointed", [False, True])
-    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-    def test_of_activations_is_what_torch_allocates(self, trajectories, is_checkpointed, precision):
-        bundle = build_tiny_bundle()
-        parameters = add_adapter(bundle.unet, rank=4)
-        undo = prepare_policy(bundle.unet, changed(NFT, gradient_checkpointing=is_checkpointed, precision=precision))
-        estimated = activation_bytes(bundle, parameters, trajectories[0], 24)
-        measured = allocated_at_once(lambda: _forward_and_back(bundle, parameters, trajectories[0], 24))
-        undo()
-        # what a kernel takes for itself is not seen
-        assert 0.85 * measured < estimated < 1.15 * measured
-
-    def test_is_less_with_checkpointing_and_lower_precision(self, trajectories):
-        needed = {}
-        for name, options in {
-            "plain": {},
-            "checkpointed": {"gradient_checkpointing": True},
-            "lower": {"precision": "bfloat16"},
-        }.items():
-            bundle = build_tiny_bundle()
-            parameters = add_adapter(bundle.unet, rank=4)
-            prepare_policy(bundle.unet, changed(NFT, **options))
-            needed[name] = activation_bytes(bundle, parameters, trajectories[0], 24)
-        assert needed["checkpointed"] < 0.5 * needed["plain"]
-        assert needed["lower"] < 0.7 * needed["plain"]
-
-    def test_counts_weights_gradients_and_the_optimisers_state(self, trajectories):
-        bundle = build_tiny_bundle()
-        parameters = add_adapter(bundle.unet, rank=4)
-        estimate = estimate_memory(bundle, parameters, SETTINGS, trajectories[0])
-        adapter = sum(p.numel() for p in parameters)
-        held = sum(t.numel() * t.element_size() for n in bundle.networks() for t in (*n.parameters(), *n.buffers()))
-        assert (estimate.weights, estimate.gradients, estimate.optimizer) == (held, 4 * adapter, 8 * adapter)
-        # three candidates, and the four branches that scales 3, 2, 2 leave: the third has no weight
-        assert estimate.rows == SETTINGS.visits_per_forward * 3 * 3
-        assert estimate.total == estimate.weights + estimate.gradients + estimate.optimizer + estimate.activations
-        optimizer = torch.optim.AdamW(parameters, 0.1)
-        sum(p.sum() for p in parameters).backward()
-        optimizer.step()
-        kept = sum(s.numel() * 4 for p in parameters for n, s in optimizer.state[p].items() if n != "step")
-        assert estimate.optimizer == kept
-
-    def test_of_the_optimiser_in_8_bits_is_about_a_quarter_and_of_small_tensors_the_same(self):
-        eight = changed(NFT, optimizer="adamw_8bit")
-        assert optimizer_bytes(8192, eight) == 2 * (8192 + 4 * 32)
-        assert optimizer_bytes(64, eight) == optimizer_bytes(64, NFT) == 512
-        assert optimizer_bytes(64, changed(NFT, ema_decay=0.9)) == 768
-
-    def test_changes_nothing_in_the_training(self, trajectories, tmp_path):
-        trainer = PreferenceTrainer(build_tiny_bundle(), preference_sets(trajectories), NFT, tmp_path / "asked")
-        trainer.estimate_memory()
-        assert same_weights(trainer.run(), trained(trajectories, NFT, tmp_path / "not asked"))
-
-    def test_that_the_device_does_not_have_is_refused_with_what_to_change(self):
-        needed = MemoryEstimate(weights=6 << 30, gradients=1, optimizer=1, activations=10 << 30, rows=56)
-        with pytest.raises(InvalidInput, match=r"about 16\.00 GiB.*has 8\.00 GiB: lower visits_per_forward"):
-            memory_verdict(needed, free=8 << 30, whole=8 << 30)
-        assert "only 8.00 GiB are free" in memory_verdict(needed, free=8 << 30, whole=24 << 30)
-        assert memory_verdict(needed, free=20 << 30, whole=24 << 30) is None
-
-
-def allocated_at_once(work):
-    """The most that torch's allocator has held at a time, beside what it held before, by its profiler."""
-    work()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        work()
-    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak
