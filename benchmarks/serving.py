@@ -29,7 +29,7 @@ import torch
 from measuring.mini import shared_options
 from measuring.timing import alternate, print_figures
 
-from benchmarks.peers.load import LoadFigures, arrivals, offer, summarise
+from benchmarks.peers.load import LoadFigures, arrivals, offer, shares, summarise
 from benchmarks.peers.painter import Painter
 from fashiondpo.messages import GenerateRequest, OutfitRequest, SamplerChoice, Slot
 from fashiondpo.outfits.sources import load_data_set
@@ -37,7 +37,8 @@ from fashiondpo.outfits.sources import load_data_set
 ROOT = Path(__file__).resolve().parents[1]
 CATALOGUE = ROOT / "assets/mini/catalogue"
 CANDIDATES, STEPS = (1, 4, 7), (8, 16, 32)
-LOADS = (0.5, 0.8, 1.3)
+KEEPING_UP, OVERLOAD = 0.8, 1.3
+LOADS = (0.5, KEEPING_UP, OVERLOAD)
 """Shares of what a bare sampler could do; the last is more than anybody can."""
 
 
@@ -143,11 +144,15 @@ def plain(stack: ExitStack, bundle: Path, threads: int) -> Server:
 
 
 def under_load(
-    servers: Sequence[Server], rate: float, seconds: float, requests: list[tuple[GenerateRequest, int]], repeats: int
+    servers: Sequence[Server],
+    rate: float,
+    seconds: float,
+    requests: list[tuple[GenerateRequest, int]],
+    repeats: Sequence[int],
 ) -> dict[str, list[LoadFigures]]:
-    """Offer every server the same arrivals in turn, as often as asked, other arrivals in every repeat."""
+    """Offer every server the same arrivals in turn, other arrivals in every repeat: its number is their seed."""
     found: dict[str, list[LoadFigures]] = {server.name: [] for server in servers}
-    for repeat in range(repeats):
+    for repeat in repeats:
         load = arrivals(requests, rate, seconds, seed=repeat)
         for server in random.Random(repeat).sample(list(servers), len(servers)):
             answers = asyncio.run(offer(server.url, load, streams=False))
@@ -180,7 +185,13 @@ def one_at_a_time(server: Server, painter: Painter, request: GenerateRequest, ro
     print(f"One request of seven candidates, served:      {timings['served']}.")
     print(f"The same through the bare sampler and as PNG: {timings['bare']}.")
     print(f"HTTP and engine cost {overhead:.1%}.")
-    return {"overhead": overhead, "bare_s": timings["bare"].median_s}
+    return {
+        "overhead": overhead,
+        "served_s": timings["served"].median_s,
+        "bare_s": timings["bare"].median_s,
+        "served_spread": timings["served"].spread,
+        "bare_spread": timings["bare"].spread,
+    }
 
 
 def describe(name: str, figures: Sequence[LoadFigures]) -> LoadFigures:
@@ -201,9 +212,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = shared_options("Serving: the generator service against LitServe and against a plain route.")
     parser.add_argument("--seconds", type=float, default=40, help="of arrivals at each rate (default: 40)")
     parser.add_argument("--repeats", type=int, default=3, help="other arrivals each time (default: 3)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first repeat's arrivals; the next counts on")
+    parser.add_argument("--rounds", type=int, default=15, help="times that one request is timed alone (default: 15)")
+    parser.add_argument(
+        "--loads",
+        type=shares,
+        default=LOADS,
+        help="shares of what the bare sampler can do, such as 0.8,2.0 (default: 0.5,0.8,1.3), or none: then one request "
+        "is timed alone, and that is all",
+    )
     parser.add_argument("--batch", type=int, default=4, help="largest batch of LitServe (default: 4)")
     options = parser.parse_args(arguments)
-    seconds, repeats, rounds = (2.0, 1, 2) if options.quick else (options.seconds, options.repeats, 15)
+    seconds, count, rounds = (2.0, 1, 2) if options.quick else (options.seconds, options.repeats, options.rounds)
+    loads = LOADS[1:] if options.quick and options.loads is LOADS else options.loads
     print(
         "Time to answer, with mixed candidates (1, 4, 7) and steps, arriving at random; the load is the same for all."
     )
@@ -216,14 +237,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         alone = requests[2][0].model_copy(update={"sampler": SamplerChoice(num_inference_steps=16)})
         # before the peers are there: LitServe's processes are busy even while nobody asks them
         figures = one_at_a_time(one, painter, alone, rounds)
-        capacity = _capacity(painter, requests)
-        servers = [one, lit(*places, options.batch), plain(*places)]
-        for share in LOADS[1:] if options.quick else LOADS:
+        capacity = _capacity(painter, requests) if loads else 0.0
+        servers = [one, lit(*places, options.batch), plain(*places)] if loads else []
+        for share in loads:
             print(f"{share:.0%} of what the bare sampler can do, {capacity * share:.2f} requests/s:")
+            repeats = range(options.seed, options.seed + count)
             found = under_load(servers, capacity * share, seconds, requests, repeats)
             middles = [describe(server.name, found[server.name]) for server in servers]
             figures |= _ratios(share, *middles)
-            if share == LOADS[1]:
+            if share == KEEPING_UP:
                 first = first_progress(one, capacity * share, seconds, requests)
                 figures["first_vs_litserve"] = first / middles[1].first_p50_s
     print_figures(figures | {"threads": options.threads, "batch": options.batch, "seconds": seconds})
@@ -242,14 +264,16 @@ def _ratios(share: float, one: LoadFigures, other: LoadFigures, route: LoadFigur
     found = {
         f"p95_vs_litserve_{name}": one.p95_s / other.p95_s,
         f"p50_vs_litserve_{name}": one.p50_s / other.p50_s,
+        f"throughput_vs_litserve_{name}": one.throughput / other.throughput,
         f"p95_vs_route_{name}": one.p95_s / route.p95_s,
+        f"throughput_vs_route_{name}": one.throughput / route.throughput,
         f"failed_{name}": float(one.failed),
     }
-    if share == LOADS[1]:
+    if share == KEEPING_UP:
         found["p95_vs_litserve"] = found[f"p95_vs_litserve_{name}"]
-    if share == LOADS[-1]:
-        found["throughput_vs_litserve"] = one.throughput / other.throughput
-        found["throughput_vs_route"] = one.throughput / route.throughput
+    if share == OVERLOAD:
+        found["throughput_vs_litserve"] = found[f"throughput_vs_litserve_{name}"]
+        found["throughput_vs_route"] = found[f"throughput_vs_route_{name}"]
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import random
@@ -50,6 +51,23 @@ class LoadFigures:
     p95_s: float
     first_p50_s: float
     failed: int
+
+
+def shares(text: str) -> tuple[float, ...]:
+    """What `--loads` says: positive numbers with commas between them; `none` for no load.
+
+    Raises:
+        ArgumentTypeError: if it is something else.
+    """
+    if text == "none":
+        return ()
+    try:
+        found = tuple(float(share) for share in text.split(","))
+    except ValueError:
+        found = (0.0,)
+    if not all(0 < share < float("inf") for share in found):
+        raise argparse.ArgumentTypeError(f"expected shares such as 0.8,1.3, or none; got {text!r}")
+    return found
 
 
 def arrivals(bodies: Sequence[tuple[GenerateRequest, int]], rate: float, seconds: float, *, seed: int) -> list[Arrival]:

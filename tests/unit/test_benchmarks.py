@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from argparse import ArgumentTypeError
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from benchmarks.measuring.timing import ForwardClock, Timing, alternate, print_figures
+from benchmarks.peers.load import shares
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
@@ -66,6 +68,17 @@ class TestServing:
     def test_answers_every_request_and_tells_what_http_and_engine_cost(self):
         assert figures("serving")["failed_at_80"] == 0
         assert "overhead" in figures("serving")
+
+
+class TestShares:
+    @pytest.mark.parametrize(("text", "found"), [("0.8", (0.8,)), ("0.5,2.0", (0.5, 2.0)), ("none", ())])
+    def test_are_numbers_between_commas_or_none_at_all(self, text, found):
+        assert shares(text) == found
+
+    @pytest.mark.parametrize("text", ["", "0.5,", "much", "0", "-1", "nan", "inf", "0.5;1"])
+    def test_are_refused_if_they_are_anything_else(self, text):
+        with pytest.raises(ArgumentTypeError, match=r"expected shares such as 0\.8,1\.3, or none; got"):
+            shares(text)
 
 
 class TestSwap:
