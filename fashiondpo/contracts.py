@@ -189,6 +189,11 @@ class JudgeInfo(Frozen):
     version: str
     low: float
     high: float
+    features: str | None = Field(None, description="Id of the image features that it compares, if it compares any.")
+    embeddings: str | None = Field(
+        None,
+        description="SHA-256 of the catalogue's embeddings that it was given; none: it computes the items' features itself.",
+    )
 
 
 class ScoredSet(Frozen):

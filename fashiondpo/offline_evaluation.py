@@ -11,12 +11,15 @@ from typing import Protocol
 
 import numpy as np
 
-from fashiondpo.contracts import AdapterRef, CandidateRequest, CandidateSet, GateVerdict, TrainedAdapter
+from fashiondpo.contracts import AdapterRef, CandidateRequest, CandidateSet, GateVerdict, Outfit, TrainedAdapter
 from fashiondpo.diffusion.lora import AdapterWeights
 from fashiondpo.errors import InvalidInput, Unavailable
 from fashiondpo.evaluation.comparison import Comparison, Measured, compare
 from fashiondpo.evaluation.gate import GateSettings, decide
-from fashiondpo.offline import load_weights
+from fashiondpo.judges.base import JudgeInput
+from fashiondpo.judges.held_out import HeldOutJudge
+from fashiondpo.judges.personalization import PersonalizationJudge
+from fashiondpo.offline import judge_inputs, load_weights
 from fashiondpo.outfits.model import Blank
 from fashiondpo.pipeline import CandidateGenerator, SetJudge
 from fashiondpo.storage.adapters import AdapterRegistry
@@ -32,6 +35,8 @@ class Measurement:
     candidate_sets: tuple[CandidateSet, ...]
 
 
+MISMATCHED = "mismatched_personalization"
+"""Name of the figure that says how much candidates please a user whose history had no part in them."""
 HeldOutMetrics = Callable[[Sequence[CandidateSet], Sequence[Blank]], dict[str, np.ndarray]]
 """Metrics that made no label: name to values per outfit, (outfits,)."""
 
@@ -132,3 +137,48 @@ class LocalGate:
         """The verdict, with its figures."""
         comparison, _, _ = self.compare(parent, trained)
         return decide(comparison, self.settings)
+
+
+@dataclass(frozen=True)
+class HeldOutFigures:
+    """Facts by rule, and how much candidates please a stranger: what personalization is worth must lie above that."""
+
+    judge: HeldOutJudge | None
+    personalization: PersonalizationJudge
+    artifacts: ArtifactStore
+
+    def __call__(self, candidate_sets: Sequence[CandidateSet], blanks: Sequence[Blank]) -> dict[str, np.ndarray]:
+        """Values per outfit, by name of the figure; NaN where there is no stranger."""
+        inputs = judge_inputs(candidate_sets, self.artifacts)
+        shape = (len(candidate_sets), -1)
+        strangers = [
+            _with_user(judge_input, user_id)
+            for judge_input, user_id in zip(inputs, _strangers(candidate_sets), strict=True)
+            if user_id is not None
+        ]
+        values = {score.candidate_id: score.value for score in self.personalization.score(strangers)}
+        found = [values.get(judge_input.candidate_id) for judge_input in inputs]
+        mismatched = np.array([np.nan if v is None else v for v in found], dtype=np.float64).reshape(shape)
+        figures = {MISMATCHED: mismatched.mean(1)}
+        if self.judge is not None:
+            truths = [blank.true_item_id for s, blank in zip(candidate_sets, blanks, strict=True) for _ in s.candidates]
+            facts = self.judge.measure(inputs, truths)
+            for name in facts[0]:
+                per_candidate = np.array([fact.get(name, np.nan) for fact in facts]).reshape(shape)
+                figures[name] = per_candidate.mean(1)
+        return figures
+
+
+def _strangers(candidate_sets: Sequence[CandidateSet]) -> list[int | None]:
+    """For every candidate, the next other user among the outfits; None if all are of one user."""
+    users = [candidate_set.outfit.user_id for candidate_set in candidate_sets]
+    found: list[int | None] = []
+    for position, candidate_set in enumerate(candidate_sets):
+        others = (u for u in users[position + 1 :] + users[:position] if u != users[position])
+        found += [next(others, None)] * len(candidate_set.candidates)
+    return found
+
+
+def _with_user(judge_input: JudgeInput, user_id: int) -> JudgeInput:
+    outfit: Outfit = judge_input.outfit.model_copy(update={"user_id": user_id})
+    return replace(judge_input, outfit=outfit)

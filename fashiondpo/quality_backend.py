@@ -21,6 +21,7 @@ from fashiondpo.judges.base import Judge
 from fashiondpo.judges.dialects import DialectName
 from fashiondpo.judges.remote_quality import RemoteQualityJudge
 from fashiondpo.judges.rubric import Levels, quality_rubric
+from fashiondpo.model_cache.places import ModelPlaces
 from fashiondpo.storage.records import first_problem
 
 BackendName = Literal["mini", "local", "remote"]
@@ -81,6 +82,27 @@ class QualityBackend(Frozen):
             raise InvalidInput(f"{text!r} is no backend of the quality judge: {first_problem(error)}") from error
         except ValueError as error:
             raise InvalidInput(f"{text!r} is no backend of the quality judge: {error}") from error
+
+    @classmethod
+    def of_judges(cls, judges: str, models: ModelPlaces) -> Self:
+        """What judges quality where nobody chose: as the judges' profile has it, else the network of their folder.
+
+        Args:
+            judges: 'mini', a profile, or a folder.
+            models: where profiles are.
+
+        Raises:
+            NotFound: if the profile's model computes here and was not fetched.
+            InvalidInput: if the profile's choice cannot be.
+        """
+        choice = models.quality_choice(judges)
+        folder = models.quality(judges) if choice.backend == "local" else None
+        served = {"url": choice.url, "model": choice.model, "dialect": choice.dialect}
+        given = {"backend": choice.backend, **({"folder": folder} if folder else {})}
+        try:
+            return cls.model_validate(given | (served if choice.backend == "remote" else {}))
+        except ValidationError as error:
+            raise InvalidInput(f"profile {judges} has an impossible quality judge: {first_problem(error)}") from error
 
     def text(self) -> str:
         """As `parse` reads it; a folder under a name that means the same from anywhere."""

@@ -7,7 +7,7 @@ adapters/    published versions and the champion alias        training/   checkp
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -18,7 +18,6 @@ from fashiondpo.contracts import (
     AdapterRef,
     CandidateRequest,
     CandidateSet,
-    Outfit,
     RoundRecord,
     candidate_seed,
 )
@@ -26,7 +25,7 @@ from fashiondpo.diffusion.model import DiFashion, load_bundle
 from fashiondpo.errors import InvalidInput, NotFound
 from fashiondpo.evaluation.statistics import pairwise_diversity
 from fashiondpo.joint_training import JointTrainer
-from fashiondpo.judges.base import Judge, JudgeInput
+from fashiondpo.judges.base import Judge
 from fashiondpo.judges.compatibility import CompatibilityJudge
 from fashiondpo.judges.embeddings import CatalogueEmbeddings
 from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
@@ -42,9 +41,9 @@ from fashiondpo.offline import (
     load_weights,
     log_memory,
 )
-from fashiondpo.offline_evaluation import LocalEvaluator, LocalGate, PolicyGenerator
+from fashiondpo.offline_evaluation import HeldOutFigures, LocalEvaluator, LocalGate, PolicyGenerator
 from fashiondpo.outfits.mini import MiniCatalogue
-from fashiondpo.outfits.model import Blank, DataSet
+from fashiondpo.outfits.model import DataSet
 from fashiondpo.outfits.sources import load_data_set
 from fashiondpo.pipeline import RoundParts, SetJudge
 from fashiondpo.quality_backend import QualityBackend
@@ -54,10 +53,6 @@ from fashiondpo.storage.artifacts import ArtifactStore, FolderArtifacts
 from fashiondpo.storage.feedback import FeedbackStore, FolderFeedback
 from fashiondpo.telemetry import Progress, no_progress
 from fashiondpo.training.config import TrainSettings
-
-MISMATCHED = "mismatched_personalization"
-EMBEDDINGS = "embeddings"
-"""Folder beside the judges' models that `fashiondpo embed` made for the data set."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +83,7 @@ class Workspace:
         data_place: str | Path = "mini",
         bundle_place: str | Path = "mini",
         judges_place: str | Path = "mini",
-        quality: QualityBackend = QualityBackend(),  # noqa: B008 — frozen
+        quality: QualityBackend | None = None,
         quality_key: str | None = None,
         mini_assets: Path = MINI_ASSETS,
         model_cache: Path = DEFAULT_CACHE,
@@ -104,7 +99,7 @@ class Workspace:
             bundle_place: "mini", a profile, owner/name@revision, or a bundle's folder.
             judges_place: "mini", a profile, or a folder with clip/, vbpr/, quality/, embeddings/ of the data set if they
                 were made, and, for the mini world, held_out/.
-            quality: what judges quality; mini: the judges' own network.
+            quality: what judges quality; as the judges' profile has it, else their own network, unless given.
             quality_key: key of the model server, if quality is judged by one that wants it.
             mini_assets: what "mini" stands for.
             model_cache: where fetched models lie.
@@ -117,8 +112,9 @@ class Workspace:
         """
         self.folder, self.device, self.processes = folder, device, processes
         self.tell_memory: Callable[[str], None] = log_memory
-        self._quality, self._quality_key = quality, quality_key
         models = ModelPlaces(model_cache, mini_assets)
+        self._quality = quality or QualityBackend.of_judges(str(judges_place), models)
+        self._quality_key = quality_key
         self._judges = models.judges(str(judges_place))
         self._places = {
             "data": mini_assets / "catalogue" if str(data_place) == "mini" else Path(data_place),
@@ -149,9 +145,9 @@ class Workspace:
 
     @cached_property
     def catalogue_features(self) -> CatalogueFeatures:
-        """Features of the catalogue's items: mapped from embeddings/ beside the judges' models, else computed once."""
-        place = self._judges.clip.parent / EMBEDDINGS
-        embeddings = CatalogueEmbeddings.open(place, self.data_set.catalogue) if place.is_dir() else None
+        """Features of the catalogue's items: mapped where they were embedded before, else computed once."""
+        place = self._judges.embeddings
+        embeddings = None if place is None else CatalogueEmbeddings.open(place, self.data_set.catalogue)
         return CatalogueFeatures(self.features, self.data_set.catalogue, embeddings=embeddings)
 
     @cached_property
@@ -161,7 +157,8 @@ class Workspace:
         mini = self._judges.quality
         if mini is None and self._quality.backend == "mini":
             raise InvalidInput(
-                "these judges leave quality to a model server of yours: name it with --quality remote:URL"
+                "these judges leave quality to a model server: name it with --quality remote:URL, or leave --quality out "
+                "for the address that their profile names"
             )
         return self._quality.judge(mini=mini or self._judges.clip, device=self.device, server=server)
 
@@ -295,13 +292,13 @@ class Workspace:
         """The network that names categories and makes no label; None where there is none."""
         return self._judges.held_out if self._judges.held_out.exists() else None
 
-    def held_out_metrics(self, split: str) -> _HeldOutMetrics:
+    def held_out_metrics(self, split: str) -> HeldOutFigures:
         """Metrics that make no label."""
         judge = None
         if isinstance(self.data_set.catalogue, MiniCatalogue) and self._judges.held_out.exists():
             judge = HeldOutJudge.load(self._judges.held_out, self.data_set.catalogue, self.device)
         personalization = PersonalizationJudge(self.features, self.catalogue_features, self.data_set.history(split))
-        return _HeldOutMetrics(judge, personalization, self.artifacts)
+        return HeldOutFigures(judge, personalization, self.artifacts)
 
     def requests(self, record: RoundRecord, settings: RunSettings) -> list[CandidateRequest]:
         """What a round collects."""
@@ -365,47 +362,3 @@ def round_requests(data_set: DataSet, record: RoundRecord, settings: RunSettings
 def round_index(record: RoundRecord) -> int:
     """1 for the first round of a folder; part of every seed."""
     return int(record.round_id.rsplit("-", 1)[1])
-
-
-@dataclass(frozen=True)
-class _HeldOutMetrics:
-    """Facts by rule, and how much candidates please a stranger: what personalization is worth must lie above that."""
-
-    judge: HeldOutJudge | None
-    personalization: PersonalizationJudge
-    artifacts: ArtifactStore
-
-    def __call__(self, candidate_sets: Sequence[CandidateSet], blanks: Sequence[Blank]) -> dict[str, np.ndarray]:
-        inputs = judge_inputs(candidate_sets, self.artifacts)
-        shape = (len(candidate_sets), -1)
-        strangers = [
-            _with_user(judge_input, user_id)
-            for judge_input, user_id in zip(inputs, _strangers(candidate_sets), strict=True)
-            if user_id is not None
-        ]
-        values = {score.candidate_id: score.value for score in self.personalization.score(strangers)}
-        found = [values.get(judge_input.candidate_id) for judge_input in inputs]
-        mismatched = np.array([np.nan if v is None else v for v in found], dtype=np.float64).reshape(shape)
-        figures = {MISMATCHED: mismatched.mean(1)}
-        if self.judge is not None:
-            truths = [blank.true_item_id for s, blank in zip(candidate_sets, blanks, strict=True) for _ in s.candidates]
-            facts = self.judge.measure(inputs, truths)
-            for name in facts[0]:
-                per_candidate = np.array([fact.get(name, np.nan) for fact in facts]).reshape(shape)
-                figures[name] = per_candidate.mean(1)
-        return figures
-
-
-def _strangers(candidate_sets: Sequence[CandidateSet]) -> list[int | None]:
-    """For every candidate, the next other user among the outfits; None if all are of one user."""
-    users = [candidate_set.outfit.user_id for candidate_set in candidate_sets]
-    found: list[int | None] = []
-    for position, candidate_set in enumerate(candidate_sets):
-        others = (u for u in users[position + 1 :] + users[:position] if u != users[position])
-        found += [next(others, None)] * len(candidate_set.candidates)
-    return found
-
-
-def _with_user(judge_input: JudgeInput, user_id: int) -> JudgeInput:
-    outfit: Outfit = judge_input.outfit.model_copy(update={"user_id": user_id})
-    return replace(judge_input, outfit=outfit)

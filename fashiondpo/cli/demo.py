@@ -37,7 +37,7 @@ def demo(
         Path | None, typer.Option("--settings", help="JSON file of the round, like POST /train; options are stronger.")
     ] = None,
     base_port: BasePort = 0,
-    quality: Quality = "mini",
+    quality: Quality = None,
     device: Device = "cpu",
 ) -> None:
     """Complete outfits, teach the generator over HTTP, let the gate decide, and complete the same outfits again."""
@@ -57,7 +57,7 @@ def demo(
 
 
 @contextmanager
-def embedded(run: Path, base_port: int, device: str, quality: str = "mini") -> Iterator[Addresses]:
+def embedded(run: Path, base_port: int, device: str, quality: str | None = None) -> Iterator[Addresses]:
     """Inside, the services run on this folder.
 
     Raises:

@@ -34,7 +34,7 @@ def experiment(
     data_place: DataPlace = "mini",
     bundle: BundlePlace = "mini",
     judges: JudgesPlace = "mini",
-    quality: Quality = "mini",
+    quality: Quality = None,
     device: Device = "cpu",
 ) -> None:
     """Train several configurations on the same candidates with several seeds, and compare them. Goes on if stopped."""

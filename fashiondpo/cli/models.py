@@ -80,6 +80,11 @@ def show(name: ProfileName, cache: Cache = None) -> None:
         say(f"missing: {problem}")
     if not missing:
         say("Everything is there.")
+    if profile.judges.embeddings is not None and places.embeddings_if_made(name) is None:
+        try:
+            places.embeddings(name)
+        except NotFound as error:
+            say(f"note: {error}; without them judges compute the features of all items at every start")
 
 
 @app.command()
@@ -115,6 +120,9 @@ def fetch(
         say(f"Commits and digests are in {places.cache / LOCK_FILE}")
     elif done.bundle is None or not done.is_new_bundle:
         say("Nothing had to be fetched.")
+    if (profile := places.profile(place)) is not None:
+        for problem in _missing(places, profile):
+            say(f"still missing: {problem}")
 
 
 @app.command()
@@ -140,6 +148,10 @@ def cost(
     rows_per_forward: Annotated[int, typer.Option(min=1, help="Candidates that the generator denoises together.")] = 7,
     dtype: Annotated[NumberType, typer.Option(help="Of weights and activations.")] = NumberType.float16,
     mode: Annotated[Mode, typer.Option(help="Of training.")] = Mode.default,
+    visits_per_forward: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of training: outfit-steps in one forward; as the mode has it unless given."),
+    ] = None,
     gpu_memory: Annotated[
         float | None, typer.Option("--gpu-memory", min=0.1, help="Memory of a GPU in GiB, to see what fits.")
     ] = None,
@@ -152,6 +164,8 @@ def cost(
 
     places = _places(cache)
     profile, settings = find_profile(name, places.cache), mode_settings(mode.value).training
+    if visits_per_forward is not None:
+        settings = settings.model_copy(update={"visits_per_forward": visits_per_forward})
     try:
         architecture = of_bundle(places.bundle(name))
     except NotFound:
@@ -231,6 +245,9 @@ def _show_memory(memory: MemoryCost, title: str, gpu_memory: float | None) -> No
     table.add_row("to train with gradient checkpointing", _told(memory.to_train_checkpointed, gpu_memory), style="bold")
     console.print(table)
     say("Counted tensor by tensor; what CUDA, its libraries and its allocator take comes on top.")
+    say(
+        "A generator service on a GPU computes in float16 unless told otherwise, training and offline rounds in float32."
+    )
 
 
 def _show_disk(disk: DiskCost, outfits: int, rounds: int) -> None:

@@ -31,9 +31,16 @@ JudgesPlace = Annotated[
     str, typer.Option("--judges", help="'mini', a profile, or a folder with clip/, vbpr/ and quality/.")
 ]
 Quality = Annotated[
-    str,
-    typer.Option(help="What judges quality: mini, local:FOLDER, or remote:URL?dialect=…&model=…; see docs/judges.md."),
+    str | None,
+    typer.Option(
+        help="What judges quality: mini, local:FOLDER, or remote:URL?dialect=…&model=…; see docs/judges.md. Unless given, "
+        "as the profile of --judges has it, else mini."
+    ),
 ]
+_OWN = "for a folder without a round, such as that of an imported adapter; 'mini' unless given."
+OwnData = Annotated[str | None, typer.Option("--data", help=f"Data set, {_OWN}")]
+OwnBundle = Annotated[str | None, typer.Option("--bundle", help=f"DiFashion bundle, {_OWN}")]
+OwnJudges = Annotated[str | None, typer.Option("--judges", help=f"Judges, {_OWN}")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
 Outfits = Annotated[int | None, typer.Option(help="Training outfits of a round.")]
 Candidates = Annotated[int | None, typer.Option(min=1, help="Candidates per outfit.")]
@@ -67,7 +74,7 @@ def model_places() -> ModelPlaces:
 
 
 def new_workspace(
-    folder: Path, data_place: str, bundle: str, judges: str, device: str, *, quality: str = "mini"
+    folder: Path, data_place: str, bundle: str, judges: str, device: str, *, quality: str | None = None
 ) -> Workspace:
     """Open a run's folder, and remember its places for the later stages.
 
@@ -76,9 +83,16 @@ def new_workspace(
         NotFound: if a place is not there.
     """
     places = {"data": data_place if data_place == "mini" else str(Path(data_place).absolute())}
-    places |= {"bundle": lasting(bundle), "judges": lasting(judges), "quality": QualityBackend.parse(quality).text()}
+    places |= {"bundle": lasting(bundle), "judges": lasting(judges)}
     path = folder / _RUN_FILE
-    if path.exists() and (found := _read_run(path)["places"]) != places:
+    found = _read_run(path)["places"] if path.exists() else None
+    if quality is not None:
+        places["quality"] = QualityBackend.parse(quality).text()
+    elif found is not None:
+        places["quality"] = found["quality"]
+    else:
+        places["quality"] = QualityBackend.of_judges(judges, model_places()).text()
+    if found is not None and found != places:
         raise InvalidInput(f"{folder} belongs to a run with {found}; choose another folder for {places}")
     workspace = _opened(folder, places, device)
     replace_file(path, json.dumps({"places": places}, indent=2).encode() + b"\n")

@@ -46,7 +46,7 @@ def up(
     data_place: DataPlace = "mini",
     bundle: BundlePlace = "mini",
     judges: JudgesPlace = "mini",
-    quality: Quality = "mini",
+    quality: Quality = None,
     device: Device = "cpu",
 ) -> None:
     """Start everything on this machine: Valkey, generator, three judges, trainer and worker. Ctrl-C stops it."""
@@ -73,7 +73,7 @@ def embedded_command(
     data_place: str = "mini",
     bundle: str = "mini",
     judges: str = "mini",
-    quality: str = "mini",
+    quality: str | None = None,
     device: str = "cpu",
 ) -> list[str]:
     """The command line of the embedded services; arguments as `fashiondpo up` has them."""
@@ -81,7 +81,8 @@ def embedded_command(
     places = {"data-set": (data_place, "catalogue"), "bundle": (bundle, "bundle"), "judges": (judges, "judges")}
     options = {"run": str(run), "host": host, "base-port": str(base_port), "device": device}
     options["model-cache"] = str(model_cache().absolute())
-    options["quality"] = QualityBackend.parse(quality).text()
+    if quality is not None:
+        options["quality"] = QualityBackend.parse(quality).text()
     for name, (place, within) in places.items():
         if place == "mini":
             options[name] = "mini" if assets == MINI_ASSETS else str((assets / within).absolute())

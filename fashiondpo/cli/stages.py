@@ -16,6 +16,9 @@ from fashiondpo.cli.options import (
     JudgesPlace,
     Mode,
     Outfits,
+    OwnBundle,
+    OwnData,
+    OwnJudges,
     Processes,
     Quality,
     RunFolder,
@@ -51,7 +54,7 @@ def generate(
     data_place: DataPlace = "mini",
     bundle: BundlePlace = "mini",
     judges: JudgesPlace = "mini",
-    quality: Quality = "mini",
+    quality: Quality = None,
     outfits: Outfits = None,
     candidates: Candidates = None,
     seed: Seed = None,
@@ -107,18 +110,31 @@ def evaluate(
     inception: Inception = None,
     lpips: Lpips = None,
     evaluator: Evaluator = None,
+    data_place: OwnData = None,
+    bundle: OwnBundle = None,
+    judges: OwnJudges = None,
+    quality: Quality = None,
     device: Device = "cpu",
 ) -> None:
     """Compare two adapter versions on held-out outfits, same outfits and seeds, and write the report."""
     files = paper_files(clip, inception, lpips, evaluator)
     if suite == "report" and (task or any(files.values())):
         raise InvalidInput("--task, --clip, --inception, --lpips and --evaluator belong to --suite paper")
-    workspace, record = opened_workspace(run, device)
+    if data_place or bundle or judges or quality:
+        workspace = new_workspace(
+            run, data_place or "mini", bundle or "mini", judges or "mini", device, quality=quality
+        )
+        begun = workspace.last_round()
+        settings = RunSettings() if begun is None else settings_of(begun)
+    else:
+        workspace, record = opened_workspace(run, device)
+        settings = settings_of(record)
     versions = workspace.adapters.versions()
     if not versions:
-        raise InvalidInput(f"{run} has no adapter yet: finish a round first")
+        raise InvalidInput(
+            f"{run} has no adapter yet: finish a round first, or bring one in with `fashiondpo import … --run {run}`"
+        )
     chosen = after if after is not None else versions[-1]
-    settings = settings_of(record)
     if suite == "paper":
         paper_suite(workspace, settings, before, chosen, tasks=task, split=split, outfits=outfits, files=files)
         return
@@ -135,7 +151,7 @@ def round_(
     data_place: DataPlace = "mini",
     bundle: BundlePlace = "mini",
     judges: JudgesPlace = "mini",
-    quality: Quality = "mini",
+    quality: Quality = None,
     outfits: Outfits = None,
     candidates: Candidates = None,
     report_outfits: Annotated[int | None, typer.Option(help="Test outfits of the report.")] = None,

@@ -50,11 +50,16 @@ class CompatibilityJudge:
                 "compatibility features are not reproducible",
                 trained_on=config.feature_id,
                 scored_on=features.feature_id,
-                advice="train VBPR anew with `fashiondpo pretrain --preset vbpr` for scores that mean something",
+                advice="train VBPR anew with `fashiondpo train-vbpr` for scores that mean something",
             )
         mark = "" if config.features_are_reproducible else NOT_REPRODUCIBLE
         self._info = JudgeInfo(
-            criterion="compatibility", version=f"{vbpr.version}+{features.feature_id}{mark}", low=-1e6, high=1e6
+            criterion="compatibility",
+            version=f"{vbpr.version}+{features.feature_id}{mark}",
+            low=-1e6,
+            high=1e6,
+            features=features.feature_id,
+            embeddings=self._items.embeddings_digest,
         )
 
     @classmethod

@@ -280,6 +280,11 @@ class CatalogueFeatures:
         return self.features.dim
 
     @property
+    def embeddings_digest(self) -> str | None:
+        """SHA-256 of the embeddings; None if the features are computed here."""
+        return None if self._embeddings is None else self._embeddings.manifest.sha256
+
+    @property
     def skipped(self) -> Container[int]:
         """Items that the embeddings leave out."""
         return () if self._embeddings is None else self._embeddings.skipped

@@ -54,7 +54,12 @@ class PersonalizationJudge:
         self._features, self._history = features, history
         self._items = catalogue_features(features, catalogue)
         self._info = JudgeInfo(
-            criterion="personalization", version=f"clip-history+{features.feature_id}", low=-1, high=1
+            criterion="personalization",
+            version=f"clip-history+{features.feature_id}",
+            low=-1,
+            high=1,
+            features=features.feature_id,
+            embeddings=self._items.embeddings_digest,
         )
 
     @classmethod

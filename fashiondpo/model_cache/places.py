@@ -18,10 +18,12 @@ from pathlib import Path
 
 from fashiondpo.errors import InvalidInput, NotFound
 from fashiondpo.model_cache.lock import read_lock
-from fashiondpo.profiles.profile import MINI, HubSource, Profile, profile_files, read_profile
+from fashiondpo.profiles.profile import MINI, HubSource, Profile, QualityChoice, profile_files, read_profile
 
 DEFAULT_CACHE = Path("runs/models")
 """Relative to where a process is started."""
+EMBEDDINGS = "embeddings"
+"""Folder beside the judges' models that `fashiondpo embed` made for the data set."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,14 @@ class JudgePlaces:
     Attributes:
         quality: none if another server runs that model.
         held_out: there for the mini world only.
+        embeddings: of the data set's items; none if nobody has made them.
     """
 
     clip: Path
     vbpr: Path
     quality: Path | None
     held_out: Path
+    embeddings: Path | None
 
 
 def is_name(place: str, cache: Path) -> bool:
@@ -91,10 +95,38 @@ class ModelPlaces:
         if place == MINI:
             return self.assets / "judges/vbpr"
         if (profile := self.profile(place)) and profile.judges.vbpr is not None:
+            embeddings = self.cache / (profile.judges.embeddings or f"embeddings/{place}")
             return self._brought(
-                self.cache / profile.judges.vbpr, "VBPR weights", "`fashiondpo pretrain --preset vbpr`"
+                self.cache / profile.judges.vbpr,
+                "VBPR weights",
+                f"`fashiondpo train-vbpr --data DATA --embeddings {embeddings} --out {self.cache / profile.judges.vbpr}`",
             )
         return Path(place)
+
+    def embeddings(self, place: str) -> Path:
+        """Features of a data set's items that were computed before.
+
+        Raises:
+            NotFound: if a profile is named and the operator has not put them where it says.
+            InvalidInput: if a profile is named that has no place for them.
+        """
+        if (profile := self.profile(place)) is None:
+            return Path(place)
+        if profile.judges.embeddings is None:
+            raise InvalidInput(f"profile {place} names no embeddings: leave them out, or name their folder")
+        folder = self.cache / profile.judges.embeddings
+        return self._brought(folder, "embeddings", f"`fashiondpo embed --data DATA --clip {place} --out {folder}`")
+
+    def embeddings_if_made(self, judges: str) -> Path | None:
+        """The same for a place of all judges, and none if there are none: a folder has them below `embeddings`."""
+        profile = None if judges == MINI else self.profile(judges)
+        if profile is None:
+            folder = (self.assets / "judges" if judges == MINI else Path(judges)) / EMBEDDINGS
+        elif profile.judges.embeddings is None:
+            return None
+        else:
+            folder = self.cache / profile.judges.embeddings
+        return folder if folder.is_dir() else None
 
     def quality(self, place: str) -> Path:
         """The folder of a quality model that runs in the judge's own process.
@@ -118,6 +150,11 @@ class ModelPlaces:
             return self.assets / "judges/quality"
         return Path(place)
 
+    def quality_choice(self, place: str) -> QualityChoice:
+        """What judges quality where all judges are at this place: a profile's own choice, else the mini network."""
+        profile = None if place == MINI else self.profile(place)
+        return QualityChoice() if profile is None else profile.judges.quality
+
     def judges(self, place: str) -> JudgePlaces:
         """The judges' models, where one place stands for all: 'mini', a profile, or a folder with a folder for each.
 
@@ -125,7 +162,8 @@ class ModelPlaces:
             NotFound: if a profile lacks one of them.
         """
         folder = self.assets / "judges" if place == MINI else Path(place)
-        parts = JudgePlaces(folder / "clip", folder / "vbpr", folder / "quality", folder / "held_out")
+        embeddings = self.embeddings_if_made(place)
+        parts = JudgePlaces(folder / "clip", folder / "vbpr", folder / "quality", folder / "held_out", embeddings)
         profile = None if place == MINI else self.profile(place)
         if profile is None:
             return parts

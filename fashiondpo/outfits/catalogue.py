@@ -12,6 +12,10 @@ from fashiondpo.outfits.model import Image, Item
 
 DEFAULT_IMAGE_SIZE = 512
 """Side of the pictures in pixels that the published models were trained on."""
+_NO_FOLDER = (
+    "(no image folder was given; those of a published data set belong into its folder images, and their paths into "
+    "all_item_image_paths.npy)"
+)
 
 
 def names_a_file_inside(name: str) -> bool:
@@ -101,8 +105,10 @@ class FolderCatalogue:
             MissingImages: if pictures are missing; it counts them and names them, as item id and file.
         """
         if missing := self.missing_images(item_ids):
+            if self._folder is None:
+                raise MissingImages(_NO_FOLDER, [f"item {item_id}" for item_id in missing])
             named = [f"item {item_id} ({file})" for item_id, file in missing.items()]
-            raise MissingImages(self._folder or Path("(no image folder was given)"), named)
+            raise MissingImages(self._folder, named)
 
     def missing_images(self, item_ids: Iterable[int] | None = None) -> dict[int, str]:
         """Items without a picture, with the file that the index names; of all items unless given. Raises UnknownItem."""

@@ -75,12 +75,14 @@ class QualityChoice(Frozen):
     """The model that judges quality.
 
     mini: the network of the mini family. local: a vision-language model in the judge's process, from `source`. remote: one
-    that another server serves under the name `model`; nothing is fetched for it.
+    that the server at `url` serves under the name `model`; nothing is fetched for it.
     """
 
     backend: Literal["mini", "local", "remote"] = "mini"
     model: str | None = Field(None, description="Name of the model, as its server or its hub knows it.")
     source: HubSource | None = None
+    url: str | None = Field(None, description="remote: address of the model server, unless one is told another.")
+    dialect: str = Field("vllm", description="remote: how that server constrains answers.")
 
     @model_validator(mode="after")
     def _has_what_its_backend_needs(self) -> Self:
@@ -88,6 +90,8 @@ class QualityChoice(Frozen):
             raise ValueError(f"backend {self.backend!r} {'knows no' if self.model else 'needs a'} model")
         if (self.source is None) == (self.backend == "local"):
             raise ValueError(f"backend {self.backend!r} {'needs a' if self.backend == 'local' else 'has no'} source")
+        if (self.url is None) == (self.backend == "remote"):
+            raise ValueError(f"backend {self.backend!r} {'needs the' if self.backend == 'remote' else 'has no'} url")
         return self
 
 
@@ -105,13 +109,16 @@ class JudgesChoice(Frozen):
     quality: QualityChoice
     clip: ClipChoice | None = None
     vbpr: CacheFolder | None = Field(None, description="Where the operator puts trained VBPR weights.")
+    embeddings: CacheFolder | None = Field(
+        None, description="Where the operator puts the features of the data set's items; judges do without, but slower."
+    )
 
 
 class Profile(Frozen):
     """Models that belong together, and how they sample.
 
     Attributes of a profile other than `mini` say what is fetched (base, CLIP), what the operator has to bring (weights,
-    VBPR), and what becomes the converted bundle's default sampler settings.
+    VBPR, embeddings), and what becomes the converted bundle's default sampler settings.
     """
 
     name: Annotated[str, StringConstraints(pattern=f"^{_NAME.pattern}$")]
@@ -133,7 +140,8 @@ class Profile(Frozen):
     def _parts_belong_together(self) -> Self:
         if (self.name == MINI) != (self.base is None):
             raise ValueError(f"a base is what every profile but {MINI!r} has")
-        if self.base is None and (self.weights or self.adapter or self.judges.clip or self.judges.vbpr):
+        own = (self.weights, self.adapter, self.judges.clip, self.judges.vbpr, self.judges.embeddings)
+        if self.base is None and any(own):
             raise ValueError(f"{MINI!r} comes with the repository: it names no other parts")
         if self.base is not None and (self.judges.clip is None or self.judges.vbpr is None):
             raise ValueError("judges.clip and judges.vbpr are missing")

@@ -57,12 +57,17 @@ class CatalogueJudgeSettings(JudgeSettings):
     features_cache: Path | None = Field(
         None, description="Folder that keeps the catalogue's features for the next start; none: computed at each start."
     )
-    embeddings: Path | None = Field(
-        None, description="Folder of the catalogue's features that `fashiondpo embed` made, mapped into memory; none: "
-        "computed at start."
+    embeddings: str | None = Field(
+        None, description="The catalogue's features that `fashiondpo embed` made, mapped into memory: their folder, or a "
+        "profile; none: computed at start."
     )  # fmt: skip
 
     @field_validator("clip_pretrained", "features_cache", "embeddings", mode="before")
     @classmethod
     def _empty_means_none(cls, value: object) -> object:
         return None if value == "" else value
+
+    @property
+    def embeddings_folder(self) -> Path | None:
+        """Where the catalogue's features lie; raises NotFound for those of a profile that nobody has made."""
+        return None if self.embeddings is None else self.models.embeddings(self.embeddings)

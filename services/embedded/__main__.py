@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -57,8 +58,11 @@ def run(settings: EmbeddedSettings) -> int:
         exit_code = _fail(str(error))
     except FashionDPOError as error:
         exit_code = _fail(str(error))
+    except OSError as error:
+        exit_code = _fail(f"{error.filename or settings.folder}: {error.strerror}; look at its disk and its owner")
     finally:
-        (settings.folder / ADDRESSES_FILE).unlink(missing_ok=True)
+        with suppress(OSError):
+            (settings.folder / ADDRESSES_FILE).unlink(missing_ok=True)
         _say("Stopping …")
         supervisor.stop(STOP_ORDER)
     _say(f"Stopped; the data are kept in {settings.run}")

@@ -85,7 +85,8 @@ def make_plan(settings: EmbeddedSettings, inherited: Mapping[str, str]) -> Plan:
     folder = settings.folder / "valkey"
     valkey = Command("valkey", valkey_arguments(), inherited, valkey_configuration(ports["valkey"], password), folder)
     # two judges need the features of the whole catalogue: the first one computes them, the second one reads them
-    late = "" if (settings.folder / FEATURES).exists() else "judge_personal"
+    are_there = settings.embeddings is not None or (settings.folder / FEATURES).exists()
+    late = "" if are_there else "judge_personal"
     return Plan(
         valkey,
         tuple(command for command in services if command.name != late),
@@ -124,6 +125,7 @@ def _variables(
                 "FEATURES_CACHE": str(folder / FEATURES),
             }
             own |= {"VBPR": settings.of_judges("vbpr")} if name == "judge_compat" else {}
+            own |= {} if (embeddings := settings.embeddings) is None else {"EMBEDDINGS": str(embeddings.absolute())}
         case _:
             own |= {"DATA_SET": settings.data_set, "BUNDLE": settings.bundle, "REDIS_URL": redis_url}
     if name in ("trainer", *CELERY):
@@ -141,9 +143,12 @@ def _variables(
 
 def _of_quality(settings: EmbeddedSettings) -> dict[str, str]:
     """What the quality judge is made of; what was not chosen is left to the service, or to the environment."""
+    weights = {"WEIGHTS": settings.of_judges("quality")}
+    if settings.quality is None:
+        return weights
     chosen = QualityBackend.parse(settings.quality)
     if chosen.backend == "mini":
-        return {"WEIGHTS": settings.of_judges("quality")}
+        return {"BACKEND": "mini", **weights}
     places = {"WEIGHTS": chosen.folder} if chosen.backend == "local" else {"VLM_URL": chosen.url}
     given = {
         variable: getattr(chosen, name)

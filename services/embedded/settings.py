@@ -10,7 +10,8 @@ from typing import Self
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
-from fashiondpo.model_cache.places import DEFAULT_CACHE, is_name
+from fashiondpo.model_cache.places import DEFAULT_CACHE, ModelPlaces, is_name
+from fashiondpo.run_settings import MINI_ASSETS
 from fashiondpo.serving.settings import ServingSettings
 
 
@@ -37,8 +38,10 @@ class EmbeddedSettings(BaseSettings):
     )
     bundle: str = Field("mini", description="DiFashion bundle: 'mini', a profile, owner/name@revision, or a folder.")
     judges: str = Field("mini", description="'mini', a profile, or a folder with clip/, vbpr/ and quality/.")
-    quality: str = Field(
-        "mini", description="What judges quality: mini, local:FOLDER, or remote:URL with settings as a query."
+    quality: str | None = Field(
+        None,
+        description="What judges quality: mini, local:FOLDER, or remote:URL with settings as a query; unless given, as the "
+        "judges' profile has it, else mini.",
     )
     parent: int | None = Field(None, description="Stop when this process, which has started us, is no more.")
     start_timeout_s: float = Field(300.0, gt=0, description="Until all must be ready.")
@@ -58,6 +61,11 @@ class EmbeddedSettings(BaseSettings):
     def is_loopback(self) -> bool:
         """Whether nobody can reach the services from another machine."""
         return ServingSettings(host=self.host).is_loopback
+
+    @property
+    def embeddings(self) -> Path | None:
+        """Features of the data set's items beside the judges' models, if somebody has made them."""
+        return ModelPlaces(self.model_cache, MINI_ASSETS).embeddings_if_made(self.judges)
 
     def of_judges(self, part: str) -> str:
         """Where a part of the judges' models lies: 'mini', a profile, or its folder."""

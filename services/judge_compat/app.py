@@ -22,7 +22,7 @@ def create_app(settings: JudgeCompatSettings | None = None) -> FastAPI:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         catalogue = load_data_set(settings.mini(settings.data_set, "catalogue")).catalogue
-        place = settings.embeddings
+        place = settings.embeddings_folder
         embeddings = CatalogueEmbeddings.open(place, catalogue) if place is not None else None
         features = OpenClipFeatures.load(
             settings.models.clip(settings.clip), settings.device, pretrained=settings.clip_pretrained

@@ -17,14 +17,14 @@ from services.judge_quality.settings import JudgeQualitySettings
 def create_app(settings: JudgeQualitySettings | None = None) -> FastAPI:
     """The service; settings come from the environment unless given."""
     settings = settings or JudgeQualitySettings()
-    server = settings.chosen.server(settings.key) if settings.backend == "remote" else None
+    server = settings.chosen.server(settings.key) if settings.kind == "remote" else None
 
     def load(_progress: Progress) -> LoadedJudge:
-        if settings.backend != "remote":
+        if settings.kind != "remote":
             _limit_threads(settings.threads)
-        mini = settings.weights_folder if settings.backend == "mini" else settings.assets
+        mini = settings.weights_folder if settings.kind == "mini" else settings.assets
         judge = settings.chosen.judge(mini=mini, device=settings.device, server=server)
-        log().info("quality_judge", backend=settings.backend, version=judge.info.version)
+        log().info("quality_judge", backend=settings.kind, version=judge.info.version)
         return LoadedJudge(judge)
 
     return create_judge_app(
@@ -40,7 +40,7 @@ def create_app(settings: JudgeQualitySettings | None = None) -> FastAPI:
 def _readiness(server: ModelServerClient | None, settings: JudgeQualitySettings) -> Mapping[str, ReadinessCheck]:
     if server is None:
         return {}
-    health_path = dialect(settings.vlm_dialect).health_path
+    health_path = dialect(settings.chosen.dialect).health_path
     return {"model_server": lambda: server.problem(health_path)}
 
 

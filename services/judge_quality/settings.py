@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fashiondpo.judges.dialects import DialectName
 from fashiondpo.judges.rubric import Levels
+from fashiondpo.profiles.profile import QualityChoice
 from fashiondpo.quality_backend import DEFAULT_MODEL, BackendName, QualityBackend
 from fashiondpo.serving.judge_settings import JudgeSettings
 
@@ -20,13 +21,15 @@ class JudgeQualitySettings(JudgeSettings, BaseSettings):
     model_config = SettingsConfigDict(env_prefix="JUDGE_QUALITY_", frozen=True, hide_input_in_errors=True)
 
     port: int = Field(8001, ge=0, le=65535, description="0 takes a free one; the log line `listening` tells which.")
-    backend: BackendName = Field(
-        "mini",
+    backend: BackendName | None = Field(
+        None,
         description="mini: a small network. local: MiniCPM-V 4.6 in this process. remote: a vision-language model behind "
-        "a server.",
+        "a server. Unless given, as the profile in JUDGE_QUALITY_WEIGHTS has it, else mini.",
     )
     weights: str = Field(
-        "mini", description="mini: 'mini', or the network's folder. local: folder of the model, or owner/name@revision."
+        "mini",
+        description="mini: 'mini', or the network's folder. local: folder of the model, or owner/name@revision. Or a "
+        "profile, which also says what is asked where, unless other settings do.",
     )
     levels: Levels = Field(10, description="Levels of quality that a vision-language model tells apart: 5 or 10.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -53,7 +56,7 @@ class JudgeQualitySettings(JudgeSettings, BaseSettings):
     def _levels_come_as_text(cls, value: object) -> object:
         return int(value) if isinstance(value, str) and value.isdecimal() else value
 
-    @field_validator("vlm_url", "vlm_revision", "vlm_api_key_file", mode="before")
+    @field_validator("backend", "vlm_url", "vlm_revision", "vlm_api_key_file", mode="before")
     @classmethod
     def _empty_means_none(cls, value: object) -> object:
         return None if value == "" else value
@@ -64,7 +67,7 @@ class JudgeQualitySettings(JudgeSettings, BaseSettings):
             raise ValueError(
                 "JUDGE_QUALITY_WEIGHTS must be the folder of a MiniCPM-V 4.6 when JUDGE_QUALITY_BACKEND=local"
             )
-        if self.backend == "remote" and self.vlm_url is None:
+        if self.kind == "remote" and self._of_profile.url is None and self.vlm_url is None:
             raise ValueError("JUDGE_QUALITY_VLM_URL is required when JUDGE_QUALITY_BACKEND=remote")
         _ = self.key
         return self
@@ -89,15 +92,27 @@ class JudgeQualitySettings(JudgeSettings, BaseSettings):
             raise ValueError(f"vlm_api_key_file {self.vlm_api_key_file} cannot be read: {error.strerror}") from error
 
     @property
+    def kind(self) -> BackendName:
+        """The backend that was chosen, by name or with a profile."""
+        return self.backend or self.models.quality_choice(self.weights).backend
+
+    @property
+    def _of_profile(self) -> QualityChoice:
+        """What the profile says, if there is one with this backend."""
+        choice = self.models.quality_choice(self.weights)
+        return choice if choice.backend == self.kind else QualityChoice()
+
+    @property
     def chosen(self) -> QualityBackend:
         """What the judge is made of."""
+        profile, is_given = self._of_profile, self.model_fields_set.__contains__
         return QualityBackend(
-            backend=self.backend,
-            folder=self.weights_folder if self.backend == "local" else None,
-            url=self.vlm_url,
-            model=self.vlm_model,
+            backend=self.kind,
+            folder=self.weights_folder if self.kind == "local" else None,
+            url=self.vlm_url or profile.url,
+            model=self.vlm_model if is_given("vlm_model") else profile.model or self.vlm_model,
             revision=self.vlm_revision,
-            dialect=self.vlm_dialect,
+            dialect=self.vlm_dialect if is_given("vlm_dialect") or profile.url is None else profile.dialect,
             levels=self.levels,
             dtype=self.dtype,
             batch=self.vlm_batch,

@@ -22,7 +22,7 @@ OURS = {
 """Services of docker-compose.yml that run our code, and the package below services/ whose settings they read."""
 LISTENING = {name: package for name, package in OURS.items() if name != "beat"}
 """Those that answer on a port."""
-ONE_SHOT = {"models"}
+ONE_SHOT = {"models", "prepare"}
 """Started by hand; they do one thing and end."""
 BUILT = {name: package for name, package in LISTENING.items() if name != "worker"}
 """Those that have an image of their own."""

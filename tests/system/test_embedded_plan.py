@@ -70,6 +70,26 @@ class TestPlan:
         caches = {value for name, value in told.items() if name.endswith("_MODEL_CACHE")}
         assert caches == {str(tmp_path / "models")}
 
+    def test_has_the_judges_of_a_profile_ask_the_model_server_that_it_names(self, tmp_path, monkeypatch):
+        plan = make_plan(settings(tmp_path, judges="sd2-polyvore"), INHERITED | {"JUDGE_QUALITY_VLM_MODEL": "ours"})
+        (command,) = [command for command in plan.services if command.name == "judge_quality"]
+        for name, value in command.environment.items():
+            monkeypatch.setenv(name, value)
+        assert JudgeQualitySettings().chosen == QualityBackend(
+            backend="remote", url="http://127.0.0.1:8080", dialect="vllm", model="ours"
+        )
+
+    def test_gives_judges_the_embeddings_beside_them_and_lets_both_begin_at_once(self, tmp_path, monkeypatch):
+        (tmp_path / "judges" / "embeddings").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path)
+        plan = make_plan(settings(tmp_path, judges="judges"), INHERITED)
+        told = {name: value for command in plan.services for name, value in command.environment.items()}
+        given = {name: value for name, value in told.items() if name.endswith("_EMBEDDINGS")}
+        assert given == dict.fromkeys(
+            ("JUDGE_COMPAT_EMBEDDINGS", "JUDGE_PERSONAL_EMBEDDINGS"), str(tmp_path / "judges" / "embeddings")
+        )
+        assert plan.waiting == ()
+
     def test_passes_on_what_the_environment_says(self, plan):
         generator = next(command for command in plan.services if command.name == "generator")
         assert generator.environment["GENERATOR_ROWS_PER_FORWARD"] == "28"

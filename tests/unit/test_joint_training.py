@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,7 +14,7 @@ import torch
 
 from fashiondpo.diffusion.lora import AdapterWeights
 from fashiondpo.errors import Cancelled, InvalidInput, NotFound, TrainingProcessFailed
-from fashiondpo.joint_training import PROCESSES_FOLDER
+from fashiondpo.joint_training import ADAPTER_FILE, JOB_FILE, PROCESSES_FOLDER
 from fashiondpo.storage.artifacts import FolderArtifacts
 from fashiondpo.training.metrics import read_metrics
 from tests.joint_rounds import ACCUMULATED_D3PO, DEFAULT, joint_round
@@ -100,6 +101,31 @@ class TestTwoProcesses:
         assert (
             difference(small.weights(small.alone(DEFAULT, tmp_path / "alone")), AdapterWeights.from_bytes(one)) < 1e-4
         )
+
+    def test_that_accelerate_launch_has_started_make_the_same_adapter(self, small, tmp_path, repository):
+        """The command of docs/training-at-scale.md on one machine, whose processes find no GPU and take the CPU."""
+        folder = tmp_path / "launched" / PROCESSES_FOLDER
+        folder.mkdir(parents=True)
+        job = small.trainer(DEFAULT, tmp_path)._job(small.sets, small.pairs, small.sets[0].adapter)
+        (folder / JOB_FILE).write_text(job.model_dump_json())
+        ended = subprocess.run(
+            [
+                Path(sys.executable).parent / "accelerate", "launch", "--multi_gpu", "--num_processes", "2",
+                "--main_process_port", str(free_port()), "-m", "fashiondpo.joint_training", folder / JOB_FILE,
+            ],
+            cwd=repository,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
+        launched = AdapterWeights.from_bytes((folder / ADAPTER_FILE).read_bytes())
+        together = small.together(DEFAULT, tmp_path / "together")
+        # to the last bit; one process alone adds up in another order
+        assert same_weights(launched, small.weights(together))
+        assert not same_weights(launched, small.weights(small.alone(DEFAULT, tmp_path / "alone")))
 
     def test_that_come_to_different_weights_are_found_out(self, small, tmp_path, repository):
         assert 0 not in self._launched(small, tmp_path, repository, "shakes")

@@ -2,13 +2,15 @@ from pathlib import Path
 
 import pytest
 
-from fashiondpo.errors import InvalidInput
+from fashiondpo.errors import InvalidInput, NotFound
 from fashiondpo.judges.minicpm import MiniCPMQualityJudge
 from fashiondpo.judges.quality import MiniQualityJudge
 from fashiondpo.judges.remote_quality import RemoteQualityJudge
+from fashiondpo.model_cache.places import ModelPlaces
 from fashiondpo.quality_backend import QualityBackend
 from fashiondpo.run_settings import MINI_ASSETS
 from tests.tiny_vlm import save_tiny_vlm
+from tests.unit.profiles.test_profile import OWN, own_profile
 
 MINI = MINI_ASSETS / "judges" / "quality"
 
@@ -86,3 +88,30 @@ class TestQualityBackend:
     def test_without_its_place_is_refused(self, fields):
         with pytest.raises(ValueError, match="backend needs"):
             QualityBackend(**fields)
+
+
+class TestOfJudges:
+    @pytest.fixture
+    def models(self, tmp_path):
+        return ModelPlaces(tmp_path, MINI_ASSETS)
+
+    @pytest.mark.parametrize("judges", ["mini", "/models/judges"])
+    def test_is_the_network_of_the_mini_family_and_of_a_folder(self, models, judges):
+        assert QualityBackend.of_judges(judges, models) == QualityBackend(backend="mini")
+
+    @pytest.mark.parametrize("judges", ["sd2-polyvore", "sd2-ifashion"])
+    def test_of_the_published_size_is_the_server_that_the_profile_names(self, models, judges):
+        chosen = QualityBackend.of_judges(judges, models)
+        assert chosen.text() == ("remote:http://127.0.0.1:8080?dialect=vllm&model=openbmb%2FMiniCPM-Llama3-V-2_5")
+
+    def test_that_compute_here_have_to_be_fetched(self, models, tmp_path):
+        local = 'backend = "local"\nmodel = "m"\n[judges.quality.source]\nrepo = "house/vlm"'
+        own_profile(tmp_path, OWN.replace('backend = "mini"', local))
+        with pytest.raises(NotFound, match="fashiondpo models fetch house"):
+            QualityBackend.of_judges("house", models)
+
+    def test_whose_profile_says_what_cannot_be_are_refused_by_its_name(self, models, tmp_path):
+        remote = 'backend = "remote"\nmodel = "m"\nurl = "http://h"\ndialect = "tgi"'
+        own_profile(tmp_path, OWN.replace('backend = "mini"', remote))
+        with pytest.raises(InvalidInput, match=r"profile house .*dialect"):
+            QualityBackend.of_judges("house", models)

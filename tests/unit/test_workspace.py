@@ -11,8 +11,9 @@ from fashiondpo.contracts import AdapterRef, RoundRecord
 from fashiondpo.errors import InvalidInput, NotFound
 from fashiondpo.judges.personalization import PersonalizationJudge
 from fashiondpo.offline import judge_inputs
+from fashiondpo.offline_evaluation import MISMATCHED
 from fashiondpo.outfits.model import History
-from fashiondpo.workspace import MISMATCHED, Workspace, round_index
+from fashiondpo.workspace import Workspace, round_index
 from tests.smoke_assets import SMALL_RUN
 from tests.tiny_models import random_adapter
 

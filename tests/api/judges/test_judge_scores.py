@@ -33,6 +33,8 @@ class TestEveryJudge:
         info = judges[criterion].get("/info").json()
         assert info["criterion"] == criterion
         assert info["low"] < info["high"]
+        assert (info["features"] is None) == (criterion == "quality")
+        assert info["embeddings"] is None
 
     def test_scores_like_the_library(self, judges, criterion, data: DataSet, tmp_path):
         asked = candidates(data, 20, split="test")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,8 @@ class TestOverHTTP:
             info = httpx.get(f"{process.url}/info").json()
             answer = httpx.post(f"{process.url}/score", json=request, timeout=60).json()
         assert info["version"] == judge.info.version
-        assert places.features.feature_id in info["version"]
+        assert info["features"] == places.features.feature_id
+        assert info["embeddings"] == hashlib.sha256((places.embeddings / "vectors.npy").read_bytes()).hexdigest()
         expected = [score.value for score in judge.score(inputs)]
         assert [score["value"] for score in answer["scores"]] == pytest.approx(expected, abs=1e-4)
         assert len(set(expected)) == len(expected)

@@ -62,6 +62,17 @@ class TestImport:
         said = fashiondpo.well("evaluate", "--run", run.folder, "--after", 2, "--outfits", 2)
         assert "Before and after on 2 held-out outfits" in said
 
+    def test_of_an_adapter_into_a_new_folder_can_be_compared_where_its_models_are_named(
+        self, fashiondpo, smoke_assets, tmp_path
+    ):
+        run, base = tmp_path / "run", smoke_assets / "bundle"
+        (tmp_path / "lora.safetensors").write_bytes(random_adapter(load_bundle(base)).to_bytes())
+        fashiondpo.well("import", tmp_path / "lora.safetensors", "--out", tmp_path / "a", "--base", base, "--run", run)
+        finished = fashiondpo("evaluate", "--run", run, "--outfits", 2)
+        assert "begin one with `fashiondpo generate" in finished.err
+        said = fashiondpo.well("evaluate", "--run", run, "--outfits", 2, "--bundle", base)
+        assert "Before and after on 2 held-out outfits" in said
+
     def test_of_something_else_ends_in_one_line(self, fashiondpo, tmp_path):
         save_weights({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
         finished = fashiondpo("import", tmp_path / "a.safetensors", "--out", tmp_path / "out")

@@ -24,6 +24,12 @@ class TestShow:
         assert f"fashiondpo models fetch house --cache {tmp_path} --pin" in out
         assert f"vbpr: there are no VBPR weights at {tmp_path}/vbpr/house" in out
 
+    def test_says_how_embeddings_are_made_which_are_not_missing(self, fashiondpo, tmp_path):
+        out = fashiondpo.well("models", "show", "sd2-polyvore", "--cache", tmp_path)
+        made = f"`fashiondpo embed --data DATA --clip sd2-polyvore --out {tmp_path}/embeddings/polyvore`"
+        assert f"note: there are no embeddings at {tmp_path}/embeddings/polyvore" in out and made in out
+        assert "missing: embeddings" not in out
+
     def test_of_mini_misses_nothing(self, fashiondpo, tmp_path):
         assert "Everything is there." in fashiondpo.well("models", "show", "mini", "--cache", tmp_path)
 
@@ -59,6 +65,14 @@ class TestCost:
         one = sizes["an outfit's trajectory"] + sizes["an outfit's pictures, at most"]
         rounds = 2 * (10 * one + sizes["an adapter"] + sizes["a training's checkpoint"])
         assert sizes["2 rounds of 10 outfits, at most"] == pytest.approx(rounds, abs=0.2)
+
+    def test_of_training_falls_with_the_visits_in_a_forward(self, fashiondpo, tmp_path):
+        needed = []
+        for visits in (1, 8):
+            said = fashiondpo.well("models", "cost", "mini", "--cache", tmp_path, "--visits-per-forward", visits)
+            needed.append(float(re.search(r"│ to train +│ +([\d.]+)", said).group(1)))
+            assert f"forward and backward of {7 * visits} rows" in said
+        assert needed[0] < needed[1]
 
 
 class TestPlace:

@@ -99,8 +99,10 @@ class TestPlaces:
         later, _ = opened_workspace(tmp_path / "run", "cpu")
         assert later.quality_judge.info == begun.quality_judge.info
         assert "key" not in (tmp_path / "run" / "run.json").read_text()
+        again = new_workspace(tmp_path / "run", "mini", "mini", "mini", "cpu")
+        assert again.quality_judge.info == begun.quality_judge.info
         with pytest.raises(InvalidInput, match="belongs to a run with"):
-            new_workspace(tmp_path / "run", "mini", "mini", "mini", "cpu")
+            new_workspace(tmp_path / "run", "mini", "mini", "mini", "cpu", quality="mini")
 
     def test_of_a_run_of_before_there_was_a_choice_of_quality_are_the_mini_network(
         self, smoke_assets, tmp_path, monkeypatch

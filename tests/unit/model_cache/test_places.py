@@ -1,7 +1,10 @@
+import re
 from pathlib import Path
 
 import pytest
+import typer
 
+from fashiondpo.cli.commands import app
 from fashiondpo.errors import DataFileError, InvalidInput, NotFound
 from fashiondpo.model_cache.lock import (
     LOCK_FILE,
@@ -36,6 +39,7 @@ class TestPlace:
         assert places.vbpr("mini") == Path("assets/mini/judges/vbpr")
         assert places.quality("mini") == Path("assets/mini/judges/quality")
         assert places.judges("mini").held_out == Path("assets/mini/judges/held_out")
+        assert places.judges("mini").embeddings is None
 
     def test_folder_is_itself_whether_or_not_it_is_there(self, places):
         assert places.bundle("/models/bundle") == Path("/models/bundle")
@@ -62,6 +66,18 @@ class TestPlace:
         fetched(places, f"hub/laion--CLIP-ViT-B-32-laion2B-s34B-b79K/{COMMIT}")
         fetched(places, "vbpr/ifashion")
         assert places.judges("sd2-ifashion").quality is None
+
+    def test_of_embeddings_is_beside_the_judges_in_a_folder_or_where_their_profile_says_once_they_are_made(
+        self, places
+    ):
+        mine = places.cache / "mine"
+        assert places.embeddings_if_made(str(mine)) is None
+        assert places.embeddings_if_made("sd2-ifashion") is None
+        made, of_profile = fetched(places, "mine/embeddings"), fetched(places, "embeddings/ifashion")
+        assert places.judges(str(mine)).embeddings == made
+        assert places.embeddings_if_made("sd2-ifashion") == of_profile
+        assert places.embeddings("sd2-ifashion") == of_profile
+        assert places.embeddings("/anywhere") == Path("/anywhere")
 
     def test_hub_id_with_a_commit_needs_no_lock(self, places):
         clip = fetched(places, f"hub/house--clip/{COMMIT}")
@@ -103,6 +119,23 @@ class TestWhatIsNotThere:
     def test_of_what_the_operator_brings_is_answered_with_its_place(self, places):
         with pytest.raises(NotFound, match=f"no VBPR weights at {places.cache}/vbpr/ifashion"):
             places.vbpr("sd2-ifashion")
+        with pytest.raises(NotFound, match=f"no embeddings at {places.cache}/embeddings/ifashion"):
+            places.embeddings("sd2-ifashion")
+
+    def test_is_made_by_the_commands_that_are_named(self, places):
+        with pytest.raises(NotFound) as of_embeddings:
+            places.embeddings("sd2-ifashion")
+        with pytest.raises(NotFound) as of_vbpr:
+            places.vbpr("sd2-ifashion")
+        for raised in (of_embeddings, of_vbpr):
+            words = re.search("`fashiondpo (.+)`", str(raised.value)).group(1).split()
+            command = typer.main.get_command(app).commands[words[0]]
+            command.make_context(words[0], words[1:])
+
+    def test_of_embeddings_for_which_a_profile_has_no_place_is_said(self, places):
+        own_profile(places.cache)
+        with pytest.raises(InvalidInput, match="house names no embeddings"):
+            places.embeddings("house")
 
     def test_of_a_quality_model_that_a_server_runs_is_no_folder(self, places):
         with pytest.raises(InvalidInput, match="MiniCPM-Llama3-V-2_5, which a server of yours runs"):

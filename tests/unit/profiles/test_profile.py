@@ -59,7 +59,8 @@ class TestShippedProfiles:
     def test_differ_in_what_belongs_to_the_data_set_alone(self, tmp_path, name):
         profile = find_profile(name, tmp_path)
         key = name.removeprefix("sd2-")
-        assert (profile.weights, profile.judges.vbpr) == (f"difashion/{key}", f"vbpr/{key}")
+        assert profile.weights == f"difashion/{key}"
+        assert (profile.judges.vbpr, profile.judges.embeddings) == (f"vbpr/{key}", f"embeddings/{key}")
 
     @pytest.mark.parametrize("name", ["sd2-ifashion", "sd2-polyvore"])
     def test_fetch_no_pickles(self, tmp_path, name):
@@ -100,6 +101,8 @@ class TestOwnProfile:
                 'backend = "remote"\nmodel = "m"\n[judges.quality.source]\nrepo = "a/b"',
                 "has no source",
             ),
+            ('backend = "mini"', 'backend = "remote"\nmodel = "m"', "judges.quality: .*needs the url"),
+            ('backend = "mini"', 'backend = "mini"\nurl = "http://h"', "judges.quality: .*has no url"),
             ("architecture", "is_legacy = true\nsampler = {mutual_weight = 0.2}\narchitecture", "legacy_null_history"),
             ("[base]", "base", "cannot be read as TOML"),
         ],

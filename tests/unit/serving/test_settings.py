@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -6,6 +8,7 @@ from fashiondpo.serving.judge_settings import JudgeSettings
 from fashiondpo.serving.run import check_exposure
 from fashiondpo.serving.settings import ServingSettings
 from services.judge_compat.settings import JudgeCompatSettings
+from services.judge_quality.settings import JudgeQualitySettings
 
 
 class TestServingSettings:
@@ -48,6 +51,38 @@ class TestJudgeSettings:
         settings = JudgeSettings(assets=tmp_path)
         assert settings.mini("mini", "judges/quality") == tmp_path / "judges/quality"
         assert settings.mini(tmp_path / "mine", "judges/quality") == tmp_path / "mine"
+
+    def test_find_embeddings_in_a_folder_or_where_a_profile_has_them(self, tmp_path):
+        made = tmp_path / "embeddings" / "polyvore"
+        made.mkdir(parents=True)
+        of_profile = JudgeCompatSettings(embeddings="sd2-polyvore", model_cache=tmp_path)
+        assert of_profile.embeddings_folder == made
+        assert JudgeCompatSettings(embeddings="/mine").embeddings_folder == Path("/mine")
+        assert JudgeCompatSettings().embeddings_folder is None
+
+
+class TestQualitySettings:
+    def test_without_any_are_the_mini_network(self):
+        assert JudgeQualitySettings().chosen.backend == "mini"
+
+    def test_of_a_profile_ask_the_server_that_it_names(self):
+        chosen = JudgeQualitySettings(weights="sd2-polyvore").chosen
+        assert (chosen.backend, chosen.url, chosen.dialect) == ("remote", "http://127.0.0.1:8080", "vllm")
+        assert chosen.model == "openbmb/MiniCPM-Llama3-V-2_5"
+
+    def test_that_are_given_are_stronger_than_a_profile(self):
+        given = {"vlm_url": "http://vlm:8000", "vlm_model": "ours", "vlm_dialect": "llama.cpp", "levels": 5}
+        chosen = JudgeQualitySettings(weights="sd2-polyvore", **given).chosen
+        assert (chosen.url, chosen.model, chosen.dialect, chosen.levels) == tuple(given.values())
+
+    def test_of_another_backend_than_the_profiles_take_nothing_from_it(self):
+        settings = JudgeQualitySettings(weights="sd2-polyvore", backend="local")
+        with pytest.raises(InvalidInput, match="a server of yours runs: it is no folder"):
+            _ = settings.chosen
+
+    def test_of_a_server_need_its_address(self):
+        with pytest.raises(ValidationError, match="JUDGE_QUALITY_VLM_URL is required"):
+            JudgeQualitySettings(backend="remote")
 
 
 class TestSettingsFromTheEnvironment:

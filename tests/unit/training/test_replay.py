@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from fashiondpo.diffusion.lora import add_adapter
 from fashiondpo.errors import PolicyMismatch
+from fashiondpo.training.metrics import read_metrics
 from fashiondpo.training.replay import NOTED, REFUSED, check_replay, largest_log_ratio
 from fashiondpo.training.trainer import PreferenceTrainer
 from tests.tiny_models import build_tiny_bundle
@@ -73,7 +74,7 @@ class TestTraining:
         trainer = PreferenceTrainer(bundle, preference_sets(wrong), SETTINGS, tmp_path)
         with pytest.raises(PolicyMismatch, match="s0"):
             trainer.run()
-        assert not (tmp_path / "metrics.jsonl").exists()
+        assert read_metrics(tmp_path) == []
 
     def test_by_an_objective_that_does_not_look_at_densities_takes_them(self, bundle, wrong, tmp_path):
         trainer = PreferenceTrainer(bundle, preference_sets(wrong), changed(NFT, passes=1), tmp_path)
