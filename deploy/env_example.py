@@ -73,8 +73,7 @@ COMPOSE = """\
 #TRAINER_PUBLISHED=127.0.0.1:8004
 #PROMETHEUS_PUBLISHED=127.0.0.1:9090
 #GRAFANA_PUBLISHED=127.0.0.1:3000
-# Another Redis or Valkey (7 or later), and another place for pictures, trajectories and weights: a path or any fsspec URL.
-#REDIS_URL=redis://redis:6379/0
+# Another place for pictures, trajectories and weights: a path or any fsspec URL. (Another Redis: secrets/redis_url.)
 #ARTIFACTS_URL=/var/lib/fashiondpo/artifacts
 # Beyond this Redis refuses to store more.
 #REDIS_MAXMEMORY=4gb

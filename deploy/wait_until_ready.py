@@ -6,7 +6,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-LONGEST_S = 300.0
+LONGEST_S = 600.0
 
 
 def main() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
-from fsspec.core import url_to_fs
+from fsspec.core import split_protocol, url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,6 +21,13 @@ _REF: TypeAdapter[str] = TypeAdapter(ArtifactRef)
 
 _WHOLE_WRITES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"})
 """Protocols whose stores show an object only once all of it is there."""
+
+_S3 = frozenset({"s3", "s3a"})
+
+# s3fs and botocore each ask five times and wait 15 s for every answer: a server that hangs would hold whoever asks for six
+# minutes. So many tries end within a minute, before the callers of a service give up; a busy server is asked after pauses.
+_S3_TRIES = 2
+_S3_OPTIONS = {"config_kwargs": {"read_timeout": 8, "retries": {"mode": "standard", "total_max_attempts": 3}}}
 
 
 class ArtifactStore(Protocol):
@@ -151,17 +158,20 @@ class FolderArtifacts(_Artifacts):
             InvalidInput: if no file system is installed for the URL.
         """
         self._url = str(url_or_path)
+        is_s3 = split_protocol(self._url)[0] in _S3
         try:
             # Other processes write too: a cached listing would hide what they put.
-            self._fs, root = url_to_fs(self._url, use_listings_cache=False)
+            self._fs, root = url_to_fs(self._url, use_listings_cache=False, **(_S3_OPTIONS if is_s3 else {}))
         except (ValueError, ImportError) as error:
             raise InvalidInput(f"artifacts cannot be kept at {self._url!r}: {error}") from error
+        if is_s3:
+            self._fs.retries = _S3_TRIES
         self._root = str(root).rstrip("/")
         self._folder = Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
         self._was_there = False
         protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else set(self._fs.protocol)
         self._writes_whole = not protocols.isdisjoint(_WHOLE_WRITES)
-        self._troubles: tuple[type[Exception], ...] = (OSError, *_library_errors(protocols))
+        self._troubles: tuple[type[Exception], ...] = (OSError, *(_s3_errors() if is_s3 else ()))
 
     def __str__(self) -> str:
         return self._url
@@ -248,13 +258,12 @@ class FolderArtifacts(_Artifacts):
             raise Unavailable(f"the artifact store {self._url} does not answer: {error}") from error
 
 
-def _library_errors(protocols: Set[str]) -> tuple[type[Exception], ...]:
-    """What a file system's own library raises, beside OSError, when the store does not answer."""
-    if protocols.isdisjoint({"s3", "s3a"}):
-        return ()
-    from botocore.exceptions import BotoCoreError, ClientError  # installed with the file system, which is open by now
+def _s3_errors() -> tuple[type[Exception], ...]:
+    """What the libraries of S3 raise, beside OSError, when the store does not answer, or breaks off."""
+    from aiohttp import ClientError as ConnectionTrouble  # both installed with the file system, which is open by now
+    from botocore.exceptions import BotoCoreError, ClientError
 
-    return BotoCoreError, ClientError
+    return BotoCoreError, ClientError, ConnectionTrouble
 
 
 def checked_ref(ref: str) -> ArtifactRef:

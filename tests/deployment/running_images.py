@@ -22,7 +22,7 @@ from tests.polling import eventually
 from tests.redis_server import ValkeyServer, free_port
 
 USER = 10001
-START_S, STOP_S = 300.0, 120.0
+START_S, STOP_S = 600.0, 120.0
 PORTS = {"generator": 8000, "judge-quality": 8001, "judge-compat": 8002, "judge-personal": 8003, "trainer": 8004}
 """In the composition; the worker's figures are at 8005."""
 
@@ -114,11 +114,11 @@ class Composition:
 
     def __enter__(self) -> Self:
         with self._stack:
-            self._make_secrets()
             valkey = ValkeyServer(self.folder / "valkey").start()
             self._stack.callback(valkey.stop)
+            self._make_secrets(valkey.url)
             for service in OURS:
-                self._start(service, valkey.url)
+                self._start(service)
             eventually(lambda: all(each.is_healthy() for each in self.containers.values()), within_s=START_S)
             self._stack = self._stack.pop_all()
         return self
@@ -140,8 +140,10 @@ class Composition:
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
 
-    def _make_secrets(self) -> None:
+    def _make_secrets(self, redis_url: str) -> None:
         secrets = self.folder / "secrets"
+        secrets.mkdir(mode=0o700)
+        (secrets / "redis_url").write_text(redis_url)
         made = subprocess.run(
             [ROOT / "deploy/make-secrets"],
             env={"SECRETS_FOLDER": str(secrets), "PATH": "/usr/bin:/bin"},
@@ -149,19 +151,17 @@ class Composition:
         )  # fmt: skip
         self.operator_key = made.stdout.split()[-1]
 
-    def _start(self, service: str, redis_url: str) -> None:
-        container = Container(service, self._variables(service, redis_url), self._volumes(service), self.folder)
+    def _start(self, service: str) -> None:
+        container = Container(service, self._variables(service), self._volumes(service), self.folder)
         container.port_of_figures = str(self.ports[8005])
         self.containers[service] = container
         self._stack.callback(container.remove)
 
-    def _variables(self, service: str, redis_url: str) -> dict[str, str]:
+    def _variables(self, service: str) -> dict[str, str]:
         """Those of the composition, with this machine's ports for the names of hosts."""
         told = {"OMP_NUM_THREADS": "1", **environment(CPU["services"][service])}
         for name, value in told.items():
-            if name.endswith("_REDIS_URL"):
-                told[name] = redis_url
-            elif name.endswith("_HOST"):
+            if name.endswith("_HOST"):
                 told[name] = "127.0.0.1"
             elif name.endswith("PORT"):
                 told[name] = str(self.ports[int(value)])

@@ -1,6 +1,7 @@
 """deploy/make-secrets makes what docker-compose.yml mounts, and what the services can read."""
 
 import subprocess
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -35,6 +36,16 @@ class TestMakeSecrets:
         caller = KeyRing.parse((folder / "api_keys").read_text()).caller((folder / "service_key").read_text())
         assert caller.name == "trainer"
         assert caller.may("generate") and caller.may("train") and not caller.may("admin")
+
+    def test_gives_the_services_the_password_of_redis_in_a_url(self, folder):
+        url = urlsplit((folder / "redis_url").read_text())
+        assert (url.hostname, url.port, url.password) == ("redis", 6379, (folder / "redis_password").read_text())
+        assert len(url.password) >= 40
+
+    def test_leaves_the_url_of_another_redis_as_it_is(self, tmp_path):
+        (tmp_path / "redis_url").write_text("rediss://:secret@elsewhere:6380/0")
+        assert make_secrets(tmp_path).returncode == 0
+        assert (tmp_path / "redis_url").read_text() == "rediss://:secret@elsewhere:6380/0"
 
     def test_shows_the_operator_a_key_that_may_do_everything(self, tmp_path):
         key = make_secrets(tmp_path / "new").stdout.split()[-1]

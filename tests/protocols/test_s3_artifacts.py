@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from s3fs import S3FileSystem
 
 from fashiondpo.contracts import content_ref
 from fashiondpo.errors import CorruptArtifact, InvalidInput, NotFound, Unavailable
 from fashiondpo.storage.artifacts import FolderArtifacts
+from tests.faulty_store import FaultyStore
 from tests.s3_server import S3Server
 
 LARGE = os.urandom(1 << 20) * 20
 """Takes long enough to send for somebody to look meanwhile."""
+PIXELS = os.urandom(1 << 19)
+"""More than comes with the head of an answer."""
 
 
 @pytest.fixture
@@ -142,3 +147,66 @@ class TestTrouble:
         s3_server.file_system().pipe_file(f"{s3_url.removesuffix('/artifacts')}/secret.png", b"secret")
         with pytest.raises(InvalidInput):
             store.get("../secret.png")
+
+
+class TestServerInTrouble:
+    """It is there, and does not do what it is asked; afterwards it is as if nothing had been."""
+
+    @pytest.fixture
+    def wire(self, s3_server, s3_url, monkeypatch):
+        with FaultyStore(s3_server.port) as wire:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", wire.url)
+            S3FileSystem.clear_instance_cache()  # one that is open has found its server
+            yield wire
+            S3FileSystem.clear_instance_cache()
+
+    @pytest.fixture
+    def uses(self, wire, s3_url):
+        """A store at the wire, what it keeps, and everything that can be asked of it."""
+        store = FolderArtifacts(s3_url)
+        kept = store.put(PIXELS, "png")
+        asked = {
+            "put": lambda: store.put(b"others", "png"),
+            "get": lambda: store.get(kept),
+            "has": lambda: store.has(kept),
+            "refs": lambda: list(store.refs()),
+            "delete": lambda: store.delete(kept),
+        }
+        return store, kept, asked
+
+    def test_that_answers_503_is_asked_three_times_and_is_then_unavailable(self, wire, uses):
+        store, kept, asked = uses
+        wire.be_busy()
+        for name, use in asked.items():
+            before = wire.refused()
+            with pytest.raises(Unavailable, match="does not answer"):
+                use()
+            assert wire.refused() - before == 3, name
+        wire.heal()
+        assert list(store.refs()) == [kept] and store.get(kept) == PIXELS
+
+    def test_that_is_busy_only_for_a_moment_is_not_noticed(self, wire, uses):
+        _, _, asked = uses
+        for use in asked.values():
+            wire.be_busy(times=2)
+            use()
+            assert wire.refused() == 2
+
+    def test_that_breaks_off_in_its_answer_is_unavailable(self, wire, uses):
+        store, kept, asked = uses
+        wire.cut()
+        with pytest.raises(Unavailable, match="does not answer"):
+            asked["get"]()
+        wire.heal()
+        assert store.get(kept) == PIXELS
+
+    @pytest.mark.slow
+    def test_that_hangs_is_given_up_within_a_minute(self, wire, uses):
+        store, kept, asked = uses
+        wire.hang()
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="does not answer"):
+            asked["get"]()
+        assert time.monotonic() - began < 60
+        wire.heal()
+        assert store.get(kept) == PIXELS

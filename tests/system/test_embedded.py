@@ -2,6 +2,7 @@
 
 import signal
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +96,14 @@ class TestUp:
             assert command.ended() == 1
             assert f"generator cannot listen on 127.0.0.1:{port}" in command.output
             assert not (tmp_path / "run" / "valkey").exists()
+
+    def test_says_so_if_its_folder_cannot_be_written(self, assets, tmp_path):
+        (tmp_path / "file").write_text("no folder")
+        for run in (tmp_path / "file", tmp_path / "file" / "run", Path("/proc/nothing/run")):
+            with fashiondpo(assets, "up", "--run", run, "--base-port", 0) as command:
+                assert command.ended() == 1
+                assert f"error: the run's folder {run} cannot be written: " in command.output
+                assert "Traceback" not in command.output
 
     def test_listens_to_the_whole_network_only_with_keys(self, assets, tmp_path):
         options = ("--run", tmp_path / "run", "--host", "0.0.0.0", "--base-port", 0)
