@@ -119,6 +119,17 @@ class ConditionEncoder:
     """Turns outfits into conditions with a bundle's encoders; remembers latents and prompts it has made."""
 
     def __init__(self, bundle: DiFashion, catalogue: Catalogue, categories: Mapping[int, Category]) -> None:
+        """Nothing is encoded yet.
+
+        Raises:
+            InvalidInput: if the catalogue's pictures have another size than the bundle's.
+        """
+        if catalogue.image_size != bundle.image_size:
+            raise InvalidInput(
+                f"the pictures of {catalogue.name!r} are {catalogue.image_size} px wide, but this bundle is for "
+                f"{bundle.image_size} px: choose a bundle of their size, or import your pictures with --size-px "
+                f"{bundle.image_size}"
+            )
         self.bundle, self.catalogue, self.categories = bundle, catalogue, categories
         self._latents: OrderedDict[ItemSource, Tensor] = OrderedDict()
         self._prompts: dict[str, Tensor] = {}

@@ -211,7 +211,7 @@ class ModelFetcher:
         if not folder.is_dir():
             raise NotFound(
                 f"profile {profile.name} needs the DiFashion weights, which are on no hub that is known here: put their "
-                f"folder at {folder} and fetch again"
+                f"folder, with unet/ and fashion_encoder/ in it, at {folder} and fetch again"
             )
         return folder
 

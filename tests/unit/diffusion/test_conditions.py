@@ -192,6 +192,12 @@ class TestConditionEncoder:
         with pytest.raises(InvalidInput, match=f"the picture {REF} of a garment was not given"):
             encoder.encode(blank, 2, (REF,), TINY_SAMPLER)
 
+    def test_refuses_a_catalogue_of_another_size_and_says_what_to_do(self, bundle, outfits):
+        larger = CountingCatalogue(outfits)
+        larger.image_size = 64
+        with pytest.raises(InvalidInput, match=r"are 64 px wide, but this bundle is for 32 px: .* --size-px 32"):
+            ConditionEncoder(bundle, larger, outfits.categories)
+
     def test_refuses_a_picture_of_another_size(self, encoder, blank):
         with pytest.raises(InvalidInput, match=r"must have shape \(32, 32, 3\), got \(31, 31, 3\)"):
             encoder.encode(blank, 2, (REF,), TINY_SAMPLER, pictures={REF: white_image(31)})

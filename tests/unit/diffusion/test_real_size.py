@@ -16,6 +16,7 @@ from fashiondpo.diffusion.trajectory import Trajectory
 from fashiondpo.outfits.mini import CATEGORIES
 from fashiondpo.pretraining.bundle import build_sd2_bundle
 from fashiondpo.training.loss import d3po_loss
+from tests.tiny_rounds import Squares
 
 ONE_STEP = SamplerSettings(num_inference_steps=1)
 WEIGHTS_BYTES = 2 * 865_922_244  # bfloat16
@@ -39,7 +40,9 @@ def real(peak_before: int) -> DiFashion:
 
 @pytest.fixture(scope="module")
 def trajectory(real: DiFashion) -> Trajectory:
-    encoder = ConditionEncoder(real, None, CATEGORIES)  # nothing here needs a catalogue
+    squares = Squares()
+    squares.image_size = real.image_size
+    encoder = ConditionEncoder(real, squares, CATEGORIES)
     null = encoder.null_latents
     conditions = Conditions(encoder.prompt_embeds(3), encoder.prompt_embeds(None), null + 0.1, null - 0.1, null)
     return sample_trajectories(real, [SlotTask(conditions, (1, 2))], ONE_STEP)[0]

@@ -89,7 +89,8 @@ class TestD3PO:
         together = visit_losses(bundle, visits(trajectories), [PAIRS] * len(VISITS), settings, KEYS)
         alone = pair_by_pair(bundle, reference, trajectories, settings)
         assert_close(together.loss, alone, rtol=CLOSE, atol=0)
-        assert distance(gradient(together.loss.sum(), policy), gradient(alone.sum(), policy)) < CLOSE
+        # gradients of twelve pairs cancel in part, and their rounding does not: 1.4e-5 on some processors
+        assert distance(gradient(together.loss.sum(), policy), gradient(alone.sum(), policy)) < 5 * CLOSE
         assert together.is_clipped.any() == (clip_range == 0.01), "the example must reach the clip, or not"
 
     def test_recorded_reference_densities_are_those_of_the_reference_network(self, bundle, reference, trajectories):
