@@ -31,6 +31,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
+from fashiondpo.serving.documentation import documentation_router
 from fashiondpo.serving.health import ReadinessCheck, health_router
 from fashiondpo.serving.lifetime import Lifetime
 from fashiondpo.serving.limits import RateLimits
@@ -86,6 +87,7 @@ def create_service(
         description=description,
         version=version("fashiondpo"),
         lifespan=whole_lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         telemetry=tracing.config,
@@ -95,7 +97,7 @@ def create_service(
     app.state.limits = RateLimits.open(settings.rate_limit, settings.rate_limit_url.get_secret_value())
     app.add_middleware(RequestMiddleware, settings=settings, metrics=metrics)
     add_problem_handlers(app)
-    for router in (health_router(readiness or {}), metrics_router(metrics), *routers):
+    for router in (health_router(readiness or {}), metrics_router(metrics), documentation_router(), *routers):
         app.include_router(router)
     document_problems(app)
     return app

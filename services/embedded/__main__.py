@@ -89,7 +89,7 @@ def _say_ready(name: str) -> None:
 
 
 def _show(plan: Plan, settings: EmbeddedSettings) -> None:
-    table = Table("service", "address", "interactive documentation")
+    table = Table("service", "address", "documentation")
     for name, url in plan.addresses.items():
         table.add_row(name, url, f"{url}/docs")
     _console.print(table)

@@ -146,4 +146,6 @@ class TestDocument:
         assert "HTTPValidationError" not in json.dumps(client.get("/openapi.json").json())
 
     def test_is_there_for_people_too(self, client):
-        assert client.get("/docs").status_code == 200
+        page = client.get("/docs")
+        assert page.status_code == 200 and "/orders" in page.text
+        assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")

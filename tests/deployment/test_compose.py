@@ -225,7 +225,7 @@ class TestRedis:
         subprocess.run([ROOT / "deploy/make-secrets"], env=made, capture_output=True, check=True)
         (tmp_path / "redis-server").symlink_to(get_binary_path())
         told = [*GPU["services"]["redis"]["entrypoint"], *GPU["services"]["redis"]["command"], "--port", str(port)]
-        places = {"$$": "$", "/tmp/": f"{tmp_path}/", "/run/secrets": str(secrets), "/data": str(tmp_path)}  # noqa: S108
+        places = {"$$": "$", "/tmp/": f"{tmp_path}/", "/run/secrets": str(secrets), "/data": str(tmp_path)}
         for theirs, ours in places.items():
             told = [interpolated(word).replace(theirs, ours) for word in told]
         server = subprocess.Popen(told, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, stdout=subprocess.DEVNULL)
