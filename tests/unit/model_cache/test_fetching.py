@@ -121,7 +121,9 @@ class TestProfile:
 
     def test_without_the_weights_that_its_operator_brings_fetches_nothing(self, fetcher, places, house, hub):
         (places.cache / "difashion" / "house").unlink()
-        with pytest.raises(NotFound, match=r"put their folder, with unet/ and fashion_encoder/ in it, at .*difashion/house"):
+        with pytest.raises(
+            NotFound, match=r"put their folder, with unet/ and fashion_encoder/ in it, at .*difashion/house"
+        ):
             fetcher.plan(house, pin=True)
         assert hub.requests == []
 
