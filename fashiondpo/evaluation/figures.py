@@ -19,6 +19,7 @@ MEANINGS: Mapping[str, str] = {
     "votes": "What people answered when they were asked.",
     "clip_score": "Does the picture show the category that was asked for?",
     "clip_image_score": "How close is it to the item that was really there?",
+    "realism": "Share of candidates that an independent critic takes for garments and not for painted.",
     "precision": "Share of candidates that lie among real garments, in an independent classifier's features.",
     "category_accuracy": "Share of candidates that an independent classifier puts into the right category.",
     "harmony": "Share of candidates whose colour a harmony rule allows beside the other items.",

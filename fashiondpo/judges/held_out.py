@@ -1,7 +1,8 @@
 """The held-out judge of the mini world: never trained against, so it shows whether what was learned is real.
 
-It shares nothing with the judges that label: its own network names the garment, a rule on pixels names the colour, and
-the harmony rule and the user's palette are those from which the mini world was made.
+It shares nothing with the judges that label: its own network names the garment, another one, the critic, tells garments
+from what the base generator painted, a rule on pixels names the colour, and the harmony rule and the user's palette are
+those from which the mini world was made.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from fashiondpo.outfits.model import Image
 _BATCH = 256
 REAL_ITEMS = 4000
 """Garments of the catalogue, evenly spaced in it, among which a candidate should lie."""
+CRITIC_CLASSES = 2
+"""What the critic tells apart: what a generator painted, and garments."""
+_CRITIC = "critic"
 
 
 @dataclass(frozen=True)
@@ -81,21 +85,39 @@ class HeldOutNet(nn.Module):
 
 
 class HeldOutJudge:
-    """Facts about a candidate, each 0 or 1: among real garments, right category, harmony, user's palette, true colour."""
+    """Facts about a candidate, each 0 or 1: whether it looks real, shows the right category, and has a fitting colour."""
 
-    def __init__(self, network: HeldOutNet, catalogue: MiniCatalogue, device: torch.device | str = "cpu") -> None:
-        """Take over a trained network; the catalogue knows the true colours and palettes."""
+    def __init__(
+        self,
+        network: HeldOutNet,
+        catalogue: MiniCatalogue,
+        device: torch.device | str = "cpu",
+        *,
+        critic: HeldOutNet | None = None,
+    ) -> None:
+        """Take over trained networks; the catalogue knows the true colours and palettes.
+
+        Args:
+            network: names categories.
+            catalogue: of the mini world.
+            device: on which the networks compute.
+            critic: tells what a generator painted (0) from garments (1); without one there is no `realism`.
+        """
         self._network = network.to(device).eval().requires_grad_(False)
+        self._critic = critic.to(device).eval().requires_grad_(False) if critic is not None else None
         self._catalogue, self._device = catalogue, device
 
     @classmethod
     def load(cls, folder: Path, catalogue: MiniCatalogue, device: torch.device | str = "cpu") -> Self:
         """Load what `save` wrote; raises InvalidBundle if a part is missing or of another shape."""
-        return cls(HeldOutNet.load(folder), catalogue, device)
+        critic = HeldOutNet.load(folder / _CRITIC) if (folder / _CRITIC).exists() else None
+        return cls(HeldOutNet.load(folder), catalogue, device, critic=critic)
 
     def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors."""
+        """Write config.json and model.safetensors, those of the critic in a folder of their own."""
         save_module(folder, self._network, asdict(self._network.config))
+        if self._critic is not None:
+            save_module(folder / _CRITIC, self._critic, asdict(self._critic.config))
 
     def measure(
         self, inputs: Sequence[JudgeInput], true_item_ids: Sequence[int | None] | None = None
@@ -107,9 +129,9 @@ class HeldOutJudge:
             true_item_ids: the item that was in each one's slot, where it is known; adds `colour_match`.
 
         Returns:
-            Per candidate `precision` (whether it lies among real garments), `category_accuracy`, `harmony` (left out if no
-            other garment is given; those that are pictures count with the colour that can be made out), `palette` and, with
-            a true item, `colour_match`.
+            Per candidate `realism` (whether the critic, if there is one, takes it for a garment), `precision` (whether it
+            lies among real garments), `category_accuracy`, `harmony` (left out if no other garment is given; those that are
+            pictures count with the colour that can be made out), `palette` and, with a true item, `colour_match`.
 
         Raises:
             InvalidInput: if an input is no picture, its slot or user does not exist, or a picture was not sent along.
@@ -120,13 +142,28 @@ class HeldOutJudge:
             check_input(judge_input)
         true_ids = true_item_ids if true_item_ids is not None else [None] * len(inputs)
         images = [judge_input.image for judge_input in inputs]
-        looks_real = self._manifold.contains(self._seen(images, self._network.features)).tolist() if images else []
-        return [
-            self._facts(judge_input, category, is_real, true_id)
-            for judge_input, category, is_real, true_id in zip(
-                inputs, self.categories(images), looks_real, true_ids, strict=True
-            )
-        ]
+        seen = zip(inputs, self.categories(images), self._looks(images), true_ids, strict=True)
+        return [self._facts(judge_input, category, looks, true_id) for judge_input, category, looks, true_id in seen]
+
+    def realism(self, images: Sequence[Image]) -> Tensor:
+        """Log-odds, (n,), that the critic gives each picture for being a garment and not painted.
+
+        Raises:
+            ValueError: if there is no critic or no picture.
+        """
+        if self._critic is None or not images:
+            raise ValueError("there is no critic" if self._critic is None else "there are no pictures")
+        logits = self._seen(images, self._critic)
+        return logits[:, 1] - logits[:, 0]
+
+    def _looks(self, images: Sequence[Image]) -> list[dict[str, bool]]:
+        """How real each picture looks, in each way in which that is known."""
+        if not images:
+            return []
+        looks = {"precision": self._manifold.contains(self._seen(images, self._network.features)).tolist()}
+        if self._critic is not None:
+            looks = {"realism": (self.realism(images) > 0).tolist()} | looks
+        return [dict(zip(looks, of_picture, strict=True)) for of_picture in zip(*looks.values(), strict=True)]
 
     @cached_property
     def _manifold(self) -> Manifold:
@@ -146,17 +183,15 @@ class HeldOutJudge:
         return torch.cat([by(square_batch(batch, side, self._device) * 2 - 1).cpu() for batch in batches])
 
     def _facts(
-        self, judge_input: JudgeInput, category: int, is_real: bool, true_item_id: int | None
+        self, judge_input: JudgeInput, category: int, looks: dict[str, bool], true_item_id: int | None
     ) -> dict[str, float]:
         outfit, slot = judge_input.outfit, judge_input.slot
         colour = measured_colour(judge_input.image)
         others = [self._colour_of(item, judge_input) for item in outfit.without(slot).given_items]
         palette = self._catalogue.palette(outfit.user_id)
         is_readable = colour is not None
-        facts = {
-            "precision": float(is_readable and is_real),
-            "category_accuracy": float(is_readable and category == outfit.category_ids[slot]),
-        }
+        facts = {name: float(is_readable and is_real) for name, is_real in looks.items()}
+        facts["category_accuracy"] = float(is_readable and category == outfit.category_ids[slot])
         if others:
             facts["harmony"] = float(_goes_together(colour, others))
         facts["palette"] = float(colour in palette)

@@ -37,7 +37,7 @@ def render_card(figures: Mapping[str, Mapping[str, float]]) -> str:
         figures: measured figures by part, as `train_mini` returns them.
     """
     catalogue, conditions, clip = figures["catalogue"], figures["conditions"], figures["clip"]
-    quality, ranking = figures["quality"], figures["compatibility"]
+    quality, ranking, critic = figures["quality"], figures["compatibility"], figures["critic"]
     seconds = {part: of_part["seconds"] for part, of_part in figures.items()}
     minutes = sum(seconds.values()) / 60
     times = "\n".join(f"| {part.replace('_', ' ')} | {value:.0f} |" for part, value in seconds.items())
@@ -63,9 +63,12 @@ colour of {clip["colour_accuracy"]:.1%} |
 | `judges/vbpr` | compatibility | AUC {ranking["auc_same_category"]:.3f} and FITB {ranking["fitb_same_category"]:.3f} \
 against four items of the same category, {ranking["auc_random"]:.3f} and {ranking["fitb_random"]:.3f} against any |
 | `judges/quality` | quality, levels 1…10 | AUC {quality["auc_corrupted"]:.3f} against corrupted, \
-{quality["auc_damaged"]:.3f} against badly painted pictures; {quality["auc_raw_over_decoded"]:.2f} of raw over decoded \
-(0.5 is wanted) |
+{quality["auc_damaged"]:.3f} against badly painted pictures, {quality["auc_painted"]:.3f} against the generator's own; \
+{quality["auc_raw_over_decoded"]:.2f} of raw over decoded (0.5 is wanted) |
 | `judges/held_out` | category of a picture, never used for a label | accuracy {figures["held_out"]["category"]:.1%} |
+| `judges/held_out/critic` | garment or painted, never used for a label | AUC {critic["auc"]:.3f}; takes \
+{critic["taken_for_garments"]:.1%} of garments and {critic["painted_taken_for_garments"]:.1%} of the generator's candidates \
+for garments |
 
 ## Do the conditions matter?
 

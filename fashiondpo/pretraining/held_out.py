@@ -1,4 +1,4 @@
-"""Train the network of the held-out judge: categories of garments, on pictures as noisy and soft as a VAE's."""
+"""Train the networks of the held-out judge: the one that names categories, and the critic."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from fashiondpo.judges.held_out import HeldOutConfig, HeldOutJudge, HeldOutNet
+from fashiondpo.judges.held_out import CRITIC_CLASSES, HeldOutConfig, HeldOutJudge, HeldOutNet
 from fashiondpo.judges.pixels import square_batch
 from fashiondpo.judges.weights import round_to_half
 from fashiondpo.outfits.fashion_mnist import Silhouettes
@@ -73,3 +74,68 @@ def _softened(garments: Garments, generator: Generator) -> Tensor:
 def held_out_accuracy(judge: HeldOutJudge, garments: Garments) -> float:
     """Share of unseen garments whose category it names."""
     return float((np.array(judge.categories(list(garments.images))) == garments.categories).mean())
+
+
+@dataclass(frozen=True)
+class CriticSettings:
+    """Size and schedule; the defaults made the shipped model."""
+
+    width: int = 32
+    steps: int = 500
+    batch_size: int = 128
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 5e-2
+    device: str = "cpu"
+
+
+def train_critic(
+    garments: NDArray[np.uint8],
+    painted: NDArray[np.uint8],
+    settings: CriticSettings | None = None,
+    *,
+    seed: int = 2000,
+    progress: Progress = no_progress,
+) -> HeldOutNet:
+    """Train a network to tell garments (class 1) from what a generator painted (class 0); returned in eval mode.
+
+    Its pictures and its seed must be others than those of the quality judge, so that what the two agree on is in the
+    pictures.
+
+    Args:
+        garments: real ones that went through the generator's VAE, (n, side, side, 3).
+        painted: of the generator, (m, side, side, 3).
+        settings: size and schedule.
+        seed: of weights and batches.
+        progress: told about steps.
+
+    Raises:
+        ValueError: if one of the two is missing.
+    """
+    settings = settings or CriticSettings()
+    if not (len(garments) and len(painted)):
+        raise ValueError("a critic needs both garments and painted pictures")
+    torch.manual_seed(seed)
+    generator = Generator().manual_seed(seed)
+    network = HeldOutNet(HeldOutConfig(settings.width, CRITIC_CLASSES, garments.shape[1])).to(settings.device)
+    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, settings.steps)
+    half = settings.batch_size // 2
+    classes = torch.cat([torch.zeros(half), torch.ones(half)]).long().to(settings.device)
+    for step in range(settings.steps):
+        pixels = torch.cat([_drawn(painted, half, generator), _drawn(garments, half, generator)])
+        is_mirrored = torch.rand(len(pixels), generator=generator) < 0.5
+        pixels = torch.where(is_mirrored[:, None, None, None], pixels.flip(3), pixels)
+        pixels = pixels + 0.03 * torch.randn(pixels.shape, generator=generator)
+        loss = F.cross_entropy(network(pixels.to(settings.device)), classes)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        progress(step + 1, settings.steps, {"loss": loss.item()})
+    round_to_half(network)
+    return network.eval().requires_grad_(False)
+
+
+def _drawn(images: NDArray[np.uint8], count: int, generator: Generator) -> Tensor:
+    rows = torch.randint(len(images), (count,), generator=generator).numpy()
+    return square_batch(list(images[rows]), images.shape[1]) * 2 - 1

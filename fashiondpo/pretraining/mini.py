@@ -12,20 +12,20 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Generator
 
-from fashiondpo.contracts import candidate_seed, content_digest
+from fashiondpo.contracts import content_digest
 from fashiondpo.diffusion.conditions import ConditionEncoder
 from fashiondpo.diffusion.model import DiFashion, load_bundle, save_bundle
 from fashiondpo.diffusion.pretrain import PretrainSettings, encode_outfits, pretrain
-from fashiondpo.diffusion.sampling import SlotTask, sample_trajectories
 from fashiondpo.errors import InvalidInput
 from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
-from fashiondpo.judges.held_out import HeldOutJudge
+from fashiondpo.judges.held_out import HeldOutJudge, HeldOutNet
 from fashiondpo.outfits.fashion_mnist import Silhouettes, read_silhouettes
 from fashiondpo.outfits.mini import (
     CATEGORIES,
@@ -37,7 +37,7 @@ from fashiondpo.outfits.mini import (
     save_mini,
     world_data_set,
 )
-from fashiondpo.outfits.model import DataSet, History
+from fashiondpo.outfits.model import Blank, DataSet, History
 from fashiondpo.pretraining.autoencoder import AutoencoderSettings, reconstruction_psnr, train_autoencoder
 from fashiondpo.pretraining.bundle import build_mini_bundle, mini_tokenizer
 from fashiondpo.pretraining.card import write_card
@@ -46,8 +46,15 @@ from fashiondpo.pretraining.conditioning import measure_conditioning
 from fashiondpo.pretraining.contact_sheet import draw_contact_sheet
 from fashiondpo.pretraining.corruptions import damage_latents
 from fashiondpo.pretraining.garments import sample_garments
-from fashiondpo.pretraining.held_out import HeldOutSettings, held_out_accuracy, train_held_out
-from fashiondpo.pretraining.quality import QualityPictures, QualitySettings, quality_report, train_quality
+from fashiondpo.pretraining.held_out import (
+    CriticSettings,
+    HeldOutSettings,
+    held_out_accuracy,
+    train_critic,
+    train_held_out,
+)
+from fashiondpo.pretraining.paintings import decoded, paint
+from fashiondpo.pretraining.quality import QualityPictures, QualitySettings, auc, quality_report, train_quality
 from fashiondpo.pretraining.vbpr import VBPRSettings, outfit_table, rank, train_vbpr
 from fashiondpo.telemetry import Progress, no_progress
 
@@ -83,7 +90,9 @@ class MiniRecipe:
     vbpr: VBPRSettings = field(default_factory=VBPRSettings)
     quality: QualitySettings = field(default_factory=QualitySettings)
     held_out: HeldOutSettings = field(default_factory=HeldOutSettings)
+    critic: CriticSettings = field(default_factory=CriticSettings)
     quality_pictures: int = 3000
+    painted_pictures: int = 1400
     probe_outfits: int = 150
     sheet_rows: int = 2
 
@@ -97,7 +106,9 @@ SMOKE_RECIPE = MiniRecipe(
     vbpr=VBPRSettings(steps=5, batch_size=16, evaluate_every=5),
     quality=QualitySettings(steps=3, batch_size=16),
     held_out=HeldOutSettings(steps=3, batch_size=16),
+    critic=CriticSettings(steps=3, batch_size=16),
     quality_pictures=48,
+    painted_pictures=6,
     probe_outfits=2,
     sheet_rows=1,
 )
@@ -162,6 +173,7 @@ class _MiniRun:
             "held_out": self._held_out,
             "generator": self._generator,
             "quality": self._quality,
+            "critic": self._critic,
             "conditions": self._conditions,
         }
 
@@ -194,7 +206,8 @@ class _MiniRun:
             "compatibility": (recipe.vbpr, recipe.more_users),
             "held_out": recipe.held_out,
             "generator": recipe.generator,
-            "quality": (recipe.quality, recipe.quality_pictures),
+            "quality": (recipe.quality, recipe.quality_pictures, recipe.painted_pictures),
+            "critic": (recipe.critic, recipe.painted_pictures),
             "conditions": recipe.probe_outfits,
         }
         prints, so_far = {}, ""
@@ -288,46 +301,72 @@ class _MiniRun:
         return asdict(rank(vbpr, outfit_table(items, data_set.split("test"))))
 
     def _quality(self, progress: Progress) -> Figures:
-        train = self._quality_pictures("train", self.recipe.quality_pictures, seed=self.recipe.seed + 3)
+        train = self._quality_pictures("train", self.recipe.quality_pictures, self.recipe.seed + 3, progress)
         judge = train_quality(train, self.recipe.quality, seed=self.recipe.seed + 3, progress=progress)
         judge.save(self.folder / "judges" / "quality")
-        unseen = self._quality_pictures("test", max(64, self.recipe.quality_pictures // 4), seed=self.recipe.seed + 4)
+        unseen_count = max(64, self.recipe.quality_pictures // 4)
+        unseen = self._quality_pictures("test", unseen_count, self.recipe.seed + 4, progress)
         return asdict(quality_report(judge, unseen))
 
-    def _quality_pictures(self, source: str, count: int, *, seed: int) -> QualityPictures:
-        """Raw and decoded garments, and a third each of decoded damaged latents and of badly sampled ones."""
+    def _quality_pictures(self, source: str, count: int, seed: int, progress: Progress) -> QualityPictures:
+        """Raw and decoded garments, damaged latents with a third as many hastily painted, and what is painted with care."""
         bundle, generator = self._bundle(), Generator().manual_seed(seed)
         raw = sample_garments(self.silhouettes[source], count, np.random.default_rng(seed)).images
         latents = torch.cat([bundle.encode_images(list(raw[i : i + 256])) for i in range(0, count, 256)])
         strength = torch.rand(count, generator=generator)
         damaged = np.stack(bundle.decode_latents(damage_latents(latents, strength, generator)))
-        hasty, hasty_damage = self._hastily_sampled(bundle, source, count // 3, seed)
+        data_set, split = self._shipped(), "train" if source == "train" else "valid"
+        hasty, hasty_damage = self._hastily_painted(bundle, data_set, split, count // 3, seed)
+        blanks = self._painted_blanks(data_set, split, "quality")
         return QualityPictures(
             raw=raw,
             decoded=np.stack(bundle.decode_latents(latents)),
             damaged=np.concatenate([damaged, hasty]),
             damage=np.concatenate([strength.double().numpy(), hasty_damage]),
+            painted=paint(bundle, data_set, split, blanks, seed=seed, progress=progress),
         )
 
-    def _hastily_sampled(self, bundle: DiFashion, source: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures of runs with too few steps: 2 steps count as 0.9 damaged, 3 as 0.7, 4 as 0.5."""
-        data_set, split = self._shipped(), "train" if source == "train" else "valid"
-        encoder = ConditionEncoder(bundle, data_set.catalogue, data_set.categories)
+    def _painted_blanks(self, data_set: DataSet, split: str, part: Literal["quality", "critic"]) -> list[Blank]:
+        """What is painted for judge and critic: of the training split other outfits for each."""
+        wanted = self.recipe.painted_pictures
+        if split != "train":
+            return data_set.blanks_of(split, min(wanted, len(data_set.split(split))), seed=self.recipe.seed)
+        blanks = data_set.blanks_of(split, min(2 * wanted, len(data_set.split(split))), seed=self.recipe.seed)
+        half = len(blanks) // 2
+        return blanks[:half] if part == "quality" else blanks[half:]
+
+    def _hastily_painted(
+        self, bundle: DiFashion, data_set: DataSet, split: str, count: int, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures of runs with too few steps: 2 steps count as 0.9 damaged, 3 as 0.75, 4 as 0.6."""
         blanks = data_set.blanks_of(split, min(count // 3, len(data_set.split(split))), seed=seed)
         images, damage = [], []
-        for steps, label in ((2, 0.9), (3, 0.7), (4, 0.5)):
-            settings = bundle.sampler.model_copy(update={"num_inference_steps": steps})
-            tasks = [
-                SlotTask(
-                    encoder.encode(blank.outfit, blank.slot, data_set.history(split), settings),
-                    (candidate_seed(seed, steps, blank.outfit.outfit_id, blank.slot, 0),),
-                )
-                for blank in blanks
-            ]
-            for trajectory in sample_trajectories(bundle, tasks, settings):
-                images.extend(bundle.decode_latents(trajectory.final_latents))
-                damage.append(label)
-        return np.stack(images), np.array(damage)
+        for steps, label in ((2, 0.9), (3, 0.75), (4, 0.6)):
+            images.append(paint(bundle, data_set, split, blanks, seed=seed, steps=steps))
+            damage += [label] * len(blanks)
+        return np.concatenate(images), np.array(damage)
+
+    def _critic(self, progress: Progress) -> Figures:
+        bundle, data_set, folder = self._bundle(), self._shipped(), self.folder / "judges" / "held_out"
+        catalogue, seed = data_set.catalogue, self.recipe.seed + 2000
+        assert isinstance(catalogue, MiniCatalogue)
+
+        def garments_and_painted(split: str, noise_seed: int) -> tuple[np.ndarray, np.ndarray]:
+            blanks = self._painted_blanks(data_set, split, "critic")
+            there = list(catalogue.images([blank.true_item_id for blank in blanks]))
+            painted = paint(bundle, data_set, split, blanks, seed=noise_seed, progress=progress)
+            return decoded(bundle, there), painted
+
+        network = train_critic(*garments_and_painted("train", seed), self.recipe.critic, seed=seed, progress=progress)
+        judge = HeldOutJudge(HeldOutNet.load(folder), catalogue, critic=network)
+        judge.save(folder)
+        garments, painted = garments_and_painted("valid", seed + 1)
+        of_garments, of_painted = judge.realism(list(garments)), judge.realism(list(painted))
+        return {
+            "auc": auc(of_garments, of_painted),
+            "taken_for_garments": float((of_garments > 0).double().mean()),
+            "painted_taken_for_garments": float((of_painted > 0).double().mean()),
+        }
 
     def _held_out(self, progress: Progress) -> Figures:
         network = train_held_out(

@@ -1,7 +1,9 @@
-"""Train the mini family's quality judge to read off how damaged a picture is.
+"""Train the mini family's quality judge to read off how far a picture is from a flawless one.
 
-The label is the strength of the damage, drawn continuously, and not good-or-bad: so the judge still ranks decent
-pictures among themselves. Pictures that went through the VAE count as undamaged, or it would learn to spot the VAE.
+It learns from damage of known strength, drawn continuously, and not good-or-bad: so it still ranks decent pictures among
+themselves. And it learns from what the generator paints, beside real garments that went through the same VAE: a judge that
+knows damage alone rewards what damage is not, fuller colours for instance, and does not see the generator's own mistakes.
+Pictures that went through the VAE count as flawless, or it would learn to spot the VAE.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from fashiondpo.telemetry import Progress, no_progress
 
 BEST_TARGET = 0.9
 """Target of an undamaged picture; short of 1, so that scores do not pile up at the top of the scale."""
+PAINTED_DAMAGE = 0.4
+"""Label of what the generator paints: its average candidate, between a garment and one painted in too few steps."""
 _CLEARLY_DAMAGED = 0.3
 
 
@@ -34,12 +38,14 @@ class QualityPictures:
         decoded: undamaged pictures that went through the VAE.
         damaged: pictures decoded from damaged latents, or badly sampled.
         damage: how damaged each of them is, 0…1. Shape (len(damaged),).
+        painted: what the generator paints. May be empty.
     """
 
     raw: NDArray[np.uint8]
     decoded: NDArray[np.uint8]
     damaged: NDArray[np.uint8]
     damage: NDArray[np.float64]
+    painted: NDArray[np.uint8]
 
     def __post_init__(self) -> None:
         if len(self.damaged) != len(self.damage):
@@ -73,6 +79,7 @@ class QualityReport:
         auc_corrupted: that a good picture scores above a clearly corrupted one.
         auc_damaged: the same against clearly damaged decoded or sampled ones.
         rank_correlation_corrupted, rank_correlation_damaged: Spearman, of score and lack of damage.
+        auc_painted: that a good decoded picture scores above one that the generator has painted.
         auc_raw_over_decoded: 0.5 is wanted: the VAE's traces must not count.
         good_mean, good_std: level of good pictures; a spread near 0 would mean saturation.
     """
@@ -81,6 +88,7 @@ class QualityReport:
     auc_damaged: float
     rank_correlation_corrupted: float
     rank_correlation_damaged: float
+    auc_painted: float
     auc_raw_over_decoded: float
     good_mean: float
     good_std: float
@@ -93,16 +101,17 @@ def train_quality(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> MiniQualityJudge:
-    """Train on good pictures, freshly corrupted ones, and the damaged ones handed in.
+    """Train on good pictures, freshly corrupted ones, and the damaged and painted ones handed in.
 
-    A quarter of each batch is good, half is corrupted on the fly (from raw and decoded alike), a quarter damaged.
+    A quarter of each batch is good, a quarter is corrupted on the fly (from raw and decoded alike), an eighth damaged and
+    the rest painted.
 
     Raises:
         ValueError: if a kind of picture is missing.
     """
     settings = settings or QualitySettings()
-    if not (len(pictures.raw) and len(pictures.decoded) and len(pictures.damaged)):
-        raise ValueError("raw, decoded and damaged pictures are all needed")
+    if not all(map(len, (pictures.raw, pictures.decoded, pictures.damaged, pictures.painted))):
+        raise ValueError("raw, decoded, damaged and painted pictures are all needed")
     torch.manual_seed(seed)
     generator = Generator().manual_seed(seed)
     network = QualityNet(QualityConfig(settings.width, pictures.raw.shape[1])).to(settings.device)
@@ -128,14 +137,17 @@ def train_quality(
 def _batch(pictures: QualityPictures, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
     """Pixels (size, 3, side, side) in -1…1 and damage (size,); an eighth raw and an eighth decoded good ones first."""
     eighth = size // 8
-    raw, decoded = (_draw(kind, 3 * eighth, generator)[0] for kind in (pictures.raw, pictures.decoded))
+    raw, decoded = (_draw(kind, 2 * eighth, generator)[0] for kind in (pictures.raw, pictures.decoded))
     originals = torch.cat([raw[eighth:], decoded[eighth:]])
     strength = torch.rand(len(originals), generator=generator)
-    damaged, rows = _draw(pictures.damaged, size - 6 * eighth, generator)
-    damage = torch.from_numpy(pictures.damage).float()[rows]
-    pixels = torch.cat([raw[:eighth], decoded[:eighth], corrupt(originals, strength, generator), damaged])
-    grain = 0.01 * torch.randn(pixels.shape, generator=generator)
-    return pixels + grain, torch.cat([torch.zeros(2 * eighth), strength, damage])
+    damaged, rows = _draw(pictures.damaged, eighth, generator)
+    painted, _ = _draw(pictures.painted, size - 5 * eighth, generator)
+    pixels = torch.cat([raw[:eighth], decoded[:eighth], corrupt(originals, strength, generator), damaged, painted])
+    of_damaged = torch.from_numpy(pictures.damage).float()[rows]
+    damage = torch.cat([torch.zeros(2 * eighth), strength, of_damaged, torch.full((len(painted),), PAINTED_DAMAGE)])
+    is_mirrored = torch.rand(size, generator=generator) < 0.5
+    pixels = torch.where(is_mirrored[:, None, None, None], pixels.flip(3), pixels)
+    return pixels + 0.01 * torch.randn(pixels.shape, generator=generator), damage
 
 
 def _draw(images: NDArray[np.uint8], count: int, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -180,6 +192,7 @@ def quality_report(judge: MiniQualityJudge, pictures: QualityPictures, *, seed: 
         auc_damaged=auc(good, damaged[damage > _CLEARLY_DAMAGED]),
         rank_correlation_corrupted=rank_correlation(corrupted, -strength),
         rank_correlation_damaged=rank_correlation(damaged, -damage),
+        auc_painted=auc(decoded, judge.log_odds(_pixels(pictures.painted))),
         auc_raw_over_decoded=auc(raw, decoded),
         good_mean=float(levels.mean()),
         good_std=float(levels.std()),

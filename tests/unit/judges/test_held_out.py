@@ -7,7 +7,7 @@ import torch
 
 from fashiondpo.errors import InvalidBundle, InvalidInput
 from fashiondpo.judges.base import JudgeInput
-from fashiondpo.judges.held_out import HeldOutConfig, HeldOutJudge, HeldOutNet
+from fashiondpo.judges.held_out import CRITIC_CLASSES, HeldOutConfig, HeldOutJudge, HeldOutNet
 from fashiondpo.judges.weights import save_module
 from fashiondpo.outfits.colour import is_harmonious
 from fashiondpo.outfits.images import white_image
@@ -53,6 +53,26 @@ class TestHeldOutJudge:
         judge = HeldOutJudge(HeldOutNet(HeldOutConfig(width=8)), catalogue)
         assert all(fact["precision"] == 1 for fact in judge.measure(inputs))
         assert [fact["precision"] for fact in judge.measure([replace(x, image=noise) for x in inputs])] == [0] * 40
+
+    def test_realism_is_what_the_critic_says_and_absent_without_one(self, data: DataSet, catalogue: MiniCatalogue):
+        inputs, _ = true_inputs(data, 6)
+        for says, expected in ((0, 0.0), (1, 1.0)):
+            critic = HeldOutNet(HeldOutConfig(width=8, categories=CRITIC_CLASSES))
+            torch.nn.init.zeros_(critic.head[-1].weight)
+            critic.head[-1].bias.data = torch.nn.functional.one_hot(torch.tensor(says), CRITIC_CLASSES).float()
+            judge = HeldOutJudge(Says(0), catalogue, critic=critic)
+            assert [fact["realism"] for fact in judge.measure(inputs)] == [expected] * 6
+            assert judge.realism([x.image for x in inputs]).tolist() == [2 * expected - 1] * 6
+        assert "realism" not in HeldOutJudge(Says(0), catalogue).measure(inputs)[0]
+        with pytest.raises(ValueError, match="no critic"):
+            HeldOutJudge(Says(0), catalogue).realism([inputs[0].image])
+
+    def test_a_critic_is_saved_and_loaded_with_the_judge(self, data: DataSet, catalogue: MiniCatalogue, tmp_path: Path):
+        torch.manual_seed(0)
+        judge = HeldOutJudge(Says(0), catalogue, critic=HeldOutNet(HeldOutConfig(width=8, categories=CRITIC_CLASSES)))
+        judge.save(tmp_path)
+        images = [x.image for x in true_inputs(data, 6)[0]]
+        assert torch.equal(HeldOutJudge.load(tmp_path, catalogue).realism(images), judge.realism(images))
 
     def test_category_counts_when_it_is_the_slots(self, data: DataSet, catalogue: MiniCatalogue):
         inputs, _ = true_inputs(data)

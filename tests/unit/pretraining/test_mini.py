@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -17,6 +18,7 @@ from fashiondpo.outfits.sources import load_data_set
 from fashiondpo.pretraining.card import conditions_table, render_card
 from fashiondpo.pretraining.contact_sheet import draw_contact_sheet
 from fashiondpo.pretraining.mini import SMOKE_RECIPE, train_mini
+from fashiondpo.pretraining.paintings import paint
 from tests.smoke_assets import StoppedError
 from tests.tiny_models import build_tiny_bundle
 
@@ -28,6 +30,7 @@ PARTS = (
     "held_out",
     "generator",
     "quality",
+    "critic",
     "conditions",
 )
 ROW_PX, HEAD_PX = 70, 28
@@ -49,7 +52,27 @@ class TestParts:
         features = OpenClipFeatures.load(judges / "clip")
         assert VBPR.load(judges / "vbpr").config.feature_id == features.feature_id
         MiniQualityJudge.load(judges / "quality")
-        HeldOutJudge.load(judges / "held_out", load_data_set(smoke_assets / "catalogue").catalogue)
+        data_set = load_data_set(smoke_assets / "catalogue")
+        held_out = HeldOutJudge.load(judges / "held_out", data_set.catalogue)
+        assert held_out.realism([data_set.catalogue.image(1)]).shape == (1,)
+
+    def test_judge_and_critic_learn_from_paintings_of_other_outfits(self, smoke_run, monkeypatch, tmp_path):
+        seen: list[tuple[str, set[int]]] = []
+
+        def painted(bundle, data_set, split, blanks, **_more):
+            seen.append((split, {blank.outfit.outfit_id for blank in blanks}))
+            return paint(bundle, data_set, split, blanks, **_more)
+
+        monkeypatch.setattr("fashiondpo.pretraining.mini.paint", painted)
+        unfinished = tmp_path / "mini.unfinished"
+        shutil.copytree(smoke_run.folder, unfinished)
+        state = json.loads((unfinished / "figures.json").read_text())
+        kept = {part: state[part] for part in PARTS[: PARTS.index("quality")]}
+        (unfinished / "figures.json").write_text(json.dumps(kept))
+        train_mini(smoke_run.silhouettes, tmp_path / "mini", SMOKE_RECIPE)
+        careful = [ids for split, ids in seen if split == "train" and len(ids) == SMOKE_RECIPE.painted_pictures]
+        assert len(careful) == 2
+        assert careful[0].isdisjoint(careful[1])
 
     def test_nothing_unfinished_is_left(self, smoke_assets):
         assert {path.name for path in smoke_assets.iterdir()} == {
