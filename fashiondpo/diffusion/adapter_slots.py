@@ -7,7 +7,6 @@ padded with zeros there, and projections that they leave alone become zero.
 
 from __future__ import annotations
 
-import warnings
 
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig, get_peft_model_state_dict
@@ -40,12 +39,8 @@ class AdapterSlots:
         self.unet, self.base_digest, self.rank = unet, base_digest, rank
         self.refs: list[AdapterRef | None] = [None] * len(SLOT_NAMES)
         self._selected: int | None = None
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="Already found a `peft_config`"
-            )  # the second slot finds the first
-            for name in SLOT_NAMES:
-                add_adapter(unet, rank=rank, name=name)
+        for name in SLOT_NAMES:
+            add_adapter(unet, rank=rank, name=name)
         unet.requires_grad_(False)
         if will_be_compiled:
             prepare_model_for_compiled_hotswap(unet)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -145,9 +146,11 @@ def add_adapter(
         The trainable parameters, in a stable order, float32.
     """
     unet.requires_grad_(False)
-    with torch.random.fork_rng(devices=[]):
+    config = LoraConfig(r=rank, lora_alpha=alpha if alpha is not None else rank, target_modules=list(targets))
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # PEFT suspects a mistake in every second adapter; here it is the reference policy, or another place
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
         torch.manual_seed(seed)
-        config = LoraConfig(r=rank, lora_alpha=alpha if alpha is not None else rank, target_modules=list(targets))
         unet.add_adapter(config, adapter_name=name)
     unet.set_adapter(name)
     return adapter_parameters(unet)

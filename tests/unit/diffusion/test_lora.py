@@ -254,6 +254,11 @@ class TestLoadAdapter:
         with adapted(bundle, replace(adapter, tensors=halves, alpha=8.0)):
             torch.testing.assert_close(predict(bundle), expected, rtol=1e-5, atol=1e-6)
 
+    @pytest.mark.filterwarnings("error")
+    def test_beside_another_warns_of_nothing(self, bundle, adapter):
+        load_adapter(bundle.unet, adapter, bundle.digest)
+        load_adapter(bundle.unet, adapter, bundle.digest, name="second")
+
     def test_keeps_a_second_adapter_apart(self, bundle, adapter):
         other = random_adapter(bundle, seed=2)
         with adapted(bundle, adapter):
