@@ -7,7 +7,6 @@ padded with zeros there, and projections that they leave alone become zero.
 
 from __future__ import annotations
 
-
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer

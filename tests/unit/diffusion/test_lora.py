@@ -256,8 +256,12 @@ class TestLoadAdapter:
 
     @pytest.mark.filterwarnings("error")
     def test_beside_another_warns_of_nothing(self, bundle, adapter):
-        load_adapter(bundle.unet, adapter, bundle.digest)
-        load_adapter(bundle.unet, adapter, bundle.digest, name="second")
+        try:
+            for name in ("first", "second"):
+                load_adapter(bundle.unet, adapter, bundle.digest, name=name)
+        finally:
+            for name in ("first", "second"):
+                remove_adapter(bundle.unet, name=name)
 
     def test_keeps_a_second_adapter_apart(self, bundle, adapter):
         other = random_adapter(bundle, seed=2)
