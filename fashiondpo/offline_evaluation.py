@@ -14,7 +14,7 @@ import numpy as np
 from fashiondpo.contracts import AdapterRef, CandidateRequest, CandidateSet, GateVerdict, Outfit, TrainedAdapter
 from fashiondpo.diffusion.lora import AdapterWeights
 from fashiondpo.errors import InvalidInput, Unavailable
-from fashiondpo.evaluation.comparison import Comparison, Measured, compare
+from fashiondpo.evaluation.comparison import MISMATCHED, Comparison, Measured, compare
 from fashiondpo.evaluation.gate import GateSettings, decide
 from fashiondpo.judges.base import JudgeInput
 from fashiondpo.judges.held_out import HeldOutJudge
@@ -35,8 +35,6 @@ class Measurement:
     candidate_sets: tuple[CandidateSet, ...]
 
 
-MISMATCHED = "mismatched_personalization"
-"""Name of the figure that says how much candidates please a user whose history had no part in them."""
 HeldOutMetrics = Callable[[Sequence[CandidateSet], Sequence[Blank]], dict[str, np.ndarray]]
 """Metrics that made no label: name to values per outfit, (outfits,)."""
 

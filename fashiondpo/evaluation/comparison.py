@@ -51,6 +51,12 @@ class Measured:
         return {name: self.scores[:, :, judge] for judge, name in enumerate(self.criteria)}
 
 
+MISMATCHED = "mismatched_personalization"
+"""Personalization with a stranger's history."""
+BASELINES = frozenset({MISMATCHED})
+"""Figures that others are held against: to rise is not better, to fall is not worse."""
+
+
 class Change(Frozen):
     """A mean difference over outfits, after minus before, with its 95 % interval."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fashiondpo.contracts import Interval
-from fashiondpo.evaluation.comparison import Figure
+from fashiondpo.evaluation.comparison import BASELINES, MISMATCHED, Figure
 
 Tone = Literal["better", "worse", "unclear"]
 
@@ -26,7 +26,7 @@ MEANINGS: Mapping[str, str] = {
     "palette": "Share of candidates in one of the colours that the user wears.",
     "colour_match": "Share of candidates in the colour of the item that was really there.",
     "lpips": "Perceptual distance to the item that was really there.",
-    "mismatched_personalization": "The personalization score with another user's history: what fits everybody.",
+    MISMATCHED: "The personalization score with another user's history: what fits everybody. Only to be compared with.",
 }
 """What is asked by the judges and metrics that have a name everybody uses."""
 
@@ -79,13 +79,21 @@ def tone_of(change: Interval, *, neutral: float = 0.0, is_lower_better: bool = F
     return "unclear"
 
 
-def bar_of(change: Interval, *, low: float, high: float, neutral: float = 0.0, is_lower_better: bool = False) -> Bar:
-    """The interval on a ruler from `low` to `high`; what lies outside is drawn at its end."""
+def bar_of(
+    change: Interval,
+    *,
+    low: float,
+    high: float,
+    neutral: float = 0.0,
+    is_lower_better: bool = False,
+    tone: Tone | None = None,
+) -> Bar:
+    """The interval on a ruler from `low` to `high`; what lies outside is drawn at its end. Finds the tone unless given."""
 
     def place(value: float) -> float:
         return 100 * min(1.0, max(0.0, (value - low) / (high - low)))
 
-    tone = tone_of(change, neutral=neutral, is_lower_better=is_lower_better)
+    tone = tone or tone_of(change, neutral=neutral, is_lower_better=is_lower_better)
     return Bar(place(change.low), place(change.mean), place(change.high), place(neutral), tone)
 
 
@@ -101,6 +109,8 @@ def ruler_reach(changes: Iterable[Interval]) -> float:
 def figure_row(name: str, figure: Figure, reach: float, meanings: Mapping[str, str]) -> FigureRow:
     """One line of the table; its bar is drawn in σ from -reach to reach, and absent where the figure has no spread."""
     digits, change = decimals(figure), in_sigma(figure)
+    is_judged = name not in BASELINES
+    tone: Tone = tone_of(figure.interval, is_lower_better=figure.is_lower_better) if is_judged else "unclear"
     return FigureRow(
         name=spoken(name),
         meaning=meanings.get(name) or MEANINGS.get(name, ""),
@@ -109,9 +119,9 @@ def figure_row(name: str, figure: Figure, reach: float, meanings: Mapping[str, s
         delta=signed(figure.delta, digits),
         interval=span(figure.interval, digits),
         outfits=figure.outfits,
-        tone=tone_of(figure.interval, is_lower_better=figure.is_lower_better),
+        tone=tone,
         is_lower_better=figure.is_lower_better,
-        bar=bar_of(change, low=-reach, high=reach, is_lower_better=figure.is_lower_better) if change else None,
+        bar=bar_of(change, low=-reach, high=reach, tone=tone) if change else None,
     )
 
 

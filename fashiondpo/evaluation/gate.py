@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from fashiondpo.contracts import Frozen, GateVerdict
-from fashiondpo.evaluation.comparison import Comparison, Figure
+from fashiondpo.evaluation.comparison import BASELINES, Comparison, Figure
 
 
 class GateSettings(Frozen):
@@ -78,7 +78,7 @@ def _is_shown_on_enough(comparison: Comparison, asked: GateSettings) -> tuple[bo
 
 def _costs_nothing_else(comparison: Comparison, allowed: float) -> tuple[bool, str]:
     """A judge without a weight counts, too: what nobody asked to improve must not be ruined either."""
-    figures = {**comparison.judges, **comparison.held_out}
+    figures = {n: f for n, f in {**comparison.judges, **comparison.held_out}.items() if n not in BASELINES}
     fallen = {name: figure for name, figure in figures.items() if _least_fall(figure) > allowed * figure.sigma}
     if not fallen:
         return True, (

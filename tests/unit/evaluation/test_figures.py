@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fashiondpo.contracts import Interval
-from fashiondpo.evaluation.comparison import Figure
+from fashiondpo.evaluation.comparison import MISMATCHED, Figure
 from fashiondpo.evaluation.figures import (
     bar_of,
     duration,
@@ -95,6 +95,11 @@ class TestFigureRow:
         row = figure_row("quality", figure(delta=0.06, ci=(0.06, 0.06)), 1.0, {})
         assert row.bar is not None
         assert row.bar.mean == pytest.approx(75)
+
+    def test_of_a_baseline_is_neither_better_nor_worse(self):
+        shown = [figure_row(name, figure(), 1.0, {}) for name in ("quality", MISMATCHED)]
+        assert [row.tone for row in shown] == ["better", "unclear"]
+        assert [row.bar.tone for row in shown] == ["better", "unclear"]
 
     def test_has_no_bar_without_a_spread(self):
         assert figure_row("quality", figure(sigma=0.0), 1.0, {}).bar is None

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fashiondpo.contracts import GateVerdict
-from fashiondpo.evaluation.comparison import Change, Comparison, Figure
+from fashiondpo.evaluation.comparison import MISMATCHED, Change, Comparison, Figure
 from fashiondpo.evaluation.gate import GateSettings, decide
 
 
@@ -120,6 +120,9 @@ class TestThresholds:
         found = figures(held_out={"it": figure(low, high, sigma, is_lower_better=is_loss)})
         worse_at_least = low if is_loss else -high
         assert decide(found, GateSettings(max_fall=allowed)).is_promoted == (worse_at_least <= allowed * sigma)
+
+    def test_let_a_baseline_do_what_it_will(self):
+        assert decide(figures(held_out={MISMATCHED: figure(-0.9, -0.5)})).is_promoted
 
     def test_let_a_fall_within_doubt_or_within_what_is_allowed_pass(self):
         assert decide(figures(held_out={"harmony": figure(-0.4, 0.01)})).is_promoted
