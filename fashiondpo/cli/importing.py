@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fashiondpo.cli.adapters import keep_in_run
 from fashiondpo.cli.options import data_folder
 from fashiondpo.cli.show import progress_bars, say
-from fashiondpo.contracts import AdapterRef
 from fashiondpo.errors import InvalidInput
 from fashiondpo.outfits.sources import load_data_set
-from fashiondpo.storage.adapters import FolderAdapters
 
 if TYPE_CHECKING:
     from fashiondpo.importing.report import ImportReport
@@ -95,23 +94,12 @@ def _say_what_was_done(report: ImportReport) -> None:
 
 
 def _register(report: ImportReport, run: Path) -> None:
-    from fashiondpo.diffusion.lora import AdapterWeights
     from fashiondpo.importing.adapters import ADAPTER_FILE
 
     if report.kind != "adapter":
         raise InvalidInput(f"only an adapter can be registered in a run, and this is {report.kind}: leave out --run")
     content = (report.out / ADAPTER_FILE).read_bytes()
-    weights = AdapterWeights.from_bytes(content)
-    manifest = FolderAdapters(run / "adapters").publish(
-        content,
-        round_id=f"imported-{report.digest[:12]}",
-        base_digest=weights.base_digest,
-        parent=AdapterRef(),
-        rank=weights.rank,
-        targets=weights.targets,
-        training={"imported": True},
-        verdict=None,
-    )
+    manifest = keep_in_run(run, content, f"imported-{report.digest[:12]}", {"imported": True})
     say(
         f"It is version {manifest.version} in {run}; the gate has not seen it: "
         f"`fashiondpo adapters activate {manifest.version} --run {run} --force` makes it the champion"

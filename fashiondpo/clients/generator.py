@@ -8,6 +8,7 @@
         .generation_stream(generation_id) -> Generator[…]         as generate_stream
         .image(ref) -> bytes                                     a PNG, checked against its digest
         .adapters() -> AdapterState                              .register(registration) -> AdapterManifest
+        .weights(ref) -> bytes                                   a safetensors file, checked against its digest
         .activate(version, *, is_forced=False) -> AdapterState   .rollback() -> AdapterState
         .readiness() -> Readiness
 
@@ -24,7 +25,7 @@ from fashiondpo.clients.calls import Call, EventStream, Reply, delete, get, new_
 from fashiondpo.clients.events import ServerEvent
 from fashiondpo.clients.http import AsyncServiceClient, ServiceClient
 from fashiondpo.clients.problems import error_of_problem
-from fashiondpo.contracts import AdapterManifest, ArtifactRef, CandidateSet, content_digest
+from fashiondpo.contracts import AdapterManifest, AdapterRef, ArtifactRef, CandidateSet, content_digest
 from fashiondpo.errors import Cancelled, FashionDPOError, Unavailable
 from fashiondpo.messages import (
     GENERATION_EVENTS,
@@ -80,6 +81,10 @@ class GeneratorClient(ServiceClient):
         """Keep weights as a new version, once they are verified; raises InvalidAdapter."""
         return self.run(register(registration))
 
+    def weights(self, ref: AdapterRef) -> bytes:
+        """A version's safetensors file; raises NotFound, and Unavailable if what comes is something else."""
+        return self.run(weights(ref))
+
     def activate(self, version: int, *, is_forced: bool = False) -> AdapterState:
         """Make a version the champion; `is_forced` although the gate refused it."""
         return self.run(activate(version, is_forced=is_forced))
@@ -127,6 +132,10 @@ class AsyncGeneratorClient(AsyncServiceClient):
     async def register(self, registration: AdapterRegistration) -> AdapterManifest:
         """As `GeneratorClient.register`."""
         return await self.run(register(registration))
+
+    async def weights(self, ref: AdapterRef) -> bytes:
+        """As `GeneratorClient.weights`."""
+        return await self.run(weights(ref))
 
     async def activate(self, version: int, *, is_forced: bool = False) -> AdapterState:
         """As `GeneratorClient.activate`."""
@@ -191,6 +200,19 @@ def adapters() -> Call[AdapterState]:
 def register(registration: AdapterRegistration) -> Call[AdapterManifest]:
     """The call that keeps a new version; the registry keeps one version per round, however often it is asked."""
     return post("adapters", registration, record(AdapterManifest), key=new_key())
+
+
+def weights(ref: AdapterRef) -> Call[bytes]:
+    """The call for a version's weights, of the digest that is known of it."""
+
+    def checked(reply: Reply) -> bytes:
+        if content_digest(reply.content) != ref.digest:
+            raise Unavailable(
+                f"the answer is not adapter version {ref.version}: its {len(reply.content)} bytes have another digest"
+            )
+        return reply.content
+
+    return get(f"adapters/{segment(ref.version)}/weights", checked)
 
 
 def activate(version: int, *, is_forced: bool) -> Call[AdapterState]:

@@ -23,7 +23,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fashiondpo.errors import Forbidden, Unauthorized
 
 Scope = Literal["read", "generate", "train", "admin"]
-"""read: look at what is there; generate: have models work; train: start rounds, pin adapter versions; admin: everything."""
+"""read: look at what is there; generate: have models work; train: start rounds, pin adapter versions, fetch
+their weights; admin: everything."""
 
 SHORTEST_KEY = 16
 _HASHED = re.compile(r"sha256-([0-9a-f]{64})")

@@ -1,4 +1,4 @@
-"""Registers, activates and rolls back adapters; nothing reaches the registry that this generator could not serve."""
+"""Registers, hands out, activates and rolls back adapters; nothing is registered that this generator could not serve."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fashiondpo.contracts import AdapterManifest, AdapterRef, content_digest
 from fashiondpo.diffusion.engine import Engine
 from fashiondpo.diffusion.lora import AdapterWeights
-from fashiondpo.errors import InvalidAdapter, InvalidInput, TooLarge
+from fashiondpo.errors import InvalidAdapter, InvalidInput, NotFound, TooLarge
 from fashiondpo.messages import AdapterRegistration, AdapterState
 from fashiondpo.serving.pictures import decode_base64
 from fashiondpo.storage.adapters import AdapterRegistry
@@ -78,6 +78,21 @@ class AdapterDesk:
             training={},
             verdict=None,
         )
+
+    def manifest(self, version: int) -> AdapterManifest:
+        """What is known of a version that has weights; raises NotFound."""
+        if version == 0:
+            raise NotFound("adapter version 0 is the base model and has no weights")
+        return self.registry.manifest(version)
+
+    def weights(self, version: int) -> bytes:
+        """A version's safetensors file, checked against its digest.
+
+        Raises:
+            NotFound: if there is no such version, or it is the base model.
+            CorruptArtifact: if the weights are damaged or gone.
+        """
+        return self.registry.weights(version)
 
     def activate(self, version: int, *, is_forced: bool) -> AdapterState:
         """Make a version the champion, and serve it.

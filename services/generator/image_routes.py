@@ -10,6 +10,7 @@ from fashiondpo.contracts import ArtifactRef
 from fashiondpo.errors import NotFound
 from fashiondpo.serving.keys import requires
 from fashiondpo.serving.loading import Loading
+from services.generator.negotiation import has_already
 from services.generator.opened import OpenedGenerator
 from services.generator.stored import stored_artifact
 
@@ -35,15 +36,10 @@ def image_router(generator: Loading[OpenedGenerator]) -> APIRouter:
         artifacts = generator.value.artifacts
         tag = f'"{ref.partition(".")[0]}"'
         headers = {"ETag": tag, "Cache-Control": _FOREVER}
-        if if_none_match is not None and _names(if_none_match, tag):
+        if has_already(if_none_match, tag):
             if not artifacts.has(ref):
                 raise NotFound(f"there is no picture {ref}")
             return Response(status_code=304, headers=headers)
         return Response(stored_artifact(artifacts, ref), media_type="image/png", headers=headers)
 
     return router
-
-
-def _names(if_none_match: str, tag: str) -> bool:
-    given = [part.strip().removeprefix("W/") for part in if_none_match.split(",")]
-    return tag in given or "*" in given

@@ -1,4 +1,4 @@
-"""What the headers Accept and Prefer ask for."""
+"""What the headers Accept, Prefer and If-None-Match ask for."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ def wants_events(accept: str | None) -> bool:
     """Whether `Accept` (RFC 9110) names event streams, and not below JSON. A mere `*/*` does not."""
     weights = dict(map(_weighted, (accept or "").split(",")))
     return weights.get(EVENTS, 0.0) > 0 and weights[EVENTS] >= weights.get(JSON, 0.0)
+
+
+def has_already(if_none_match: str | None, tag: str) -> bool:
+    """Whether `If-None-Match` (RFC 9110) names the tag, so that the caller need not be sent what it stands for."""
+    given = [part.strip().removeprefix("W/") for part in (if_none_match or "").split(",")]
+    return tag in given or "*" in given
 
 
 def _weighted(part: str) -> tuple[str, float]:

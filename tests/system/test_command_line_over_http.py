@@ -7,7 +7,9 @@ from PIL import Image
 
 from fashiondpo.clients.addresses import Addresses
 from fashiondpo.clients.generator import GeneratorClient
+from fashiondpo.contracts import content_digest
 from fashiondpo.diffusion.model import load_bundle
+from fashiondpo.storage.adapters import FolderAdapters
 from tests.embedded_run import addresses_of, save_tiny_assets, up
 from tests.tiny_models import random_adapter
 from tests.unit.cli.command_line import CommandLine
@@ -98,6 +100,35 @@ class TestAdapters:
         assert "champion is version 0" in fashiondpo.well("adapters", "rollback", *there)
         with GeneratorClient(services.generator) as client:
             assert client.adapters().champion == 0
+
+    def test_are_fetched_as_a_file_that_can_be_registered_and_exported(
+        self, fashiondpo, services: Addresses, weights, tmp_path
+    ):
+        there = ("--url", services.generator)
+        fashiondpo.well("adapters", "register", weights, "--name", "by-hand", *there)
+        fetched = tmp_path / "new" / "fetched.safetensors"
+        fashiondpo.well("adapters", "fetch", 1, "--to", fetched, *there)
+        assert fetched.read_bytes() == weights.read_bytes()
+        assert "is version 1" in fashiondpo.well("adapters", "register", fetched, "--name", "by-hand", *there)
+        assert "Wrote" in fashiondpo.well("export", fetched, "--out", tmp_path / "exported.safetensors")
+
+    def test_are_fetched_into_a_run_where_they_are_evaluated(self, fashiondpo, services: Addresses, weights, tmp_path):
+        there, run = ("--url", services.generator), tmp_path / "elsewhere"
+        fashiondpo.well("adapters", "register", weights, "--name", "by-hand", *there)
+        for _ in range(2):  # whoever fetches it again has the same version
+            assert "is version 1" in fashiondpo.well("adapters", "fetch", 1, "--run", run, *there)
+        manifest = FolderAdapters(run / "adapters").manifest(1)
+        assert manifest.digest == content_digest(weights.read_bytes())
+        assert manifest.training["fetched_round"] == "by-hand"
+        assert manifest.verdict is None
+        said = fashiondpo.well("evaluate", "--run", run, "--outfits", 2, "--before", 0, "--after", 1, "--data", "mini")
+        assert "The report lies in" in said
+
+    def test_that_are_not_there_cannot_be_fetched(self, fashiondpo, services: Addresses, tmp_path):
+        finished = fashiondpo("adapters", "fetch", 99, "--run", tmp_path / "none", "--url", services.generator)
+        assert finished.code == 2
+        assert "there is no adapter version 99" in finished.err
+        assert not (tmp_path / "none").exists()
 
     def test_that_are_damaged_are_refused(self, fashiondpo, services: Addresses, tmp_path):
         (tmp_path / "adapter.safetensors").write_bytes(b"no weights")

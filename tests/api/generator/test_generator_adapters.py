@@ -107,6 +107,40 @@ class TestAdapters:
         assert (response.status_code, response.json()["digest"]) == (201, ref.partition(".")[0])
 
 
+class TestWeights:
+    def test_of_a_version_come_as_they_were_registered_named_by_their_digest(self, client, versions, adapter_contents):
+        for version, content in zip(versions, adapter_contents, strict=False):
+            response = client.get(f"/adapters/{version}/weights")
+            assert response.content == content
+            assert response.headers["etag"] == f'"{hashlib.sha256(content).hexdigest()}"'
+            assert response.headers["content-type"] == "application/octet-stream"
+
+    def test_are_what_can_be_registered_again(self, client, versions):
+        fetched = client.get("/adapters/2/weights")
+        digest = fetched.headers["etag"].strip('"')
+        made = client.post("/adapters", json=registration(fetched.content, "r2", digest=digest)).json()
+        assert (made["version"], made["digest"]) == (2, digest)
+
+    def test_are_not_sent_again_to_whoever_has_them(self, client, versions, adapter_contents):
+        tag = f'"{hashlib.sha256(adapter_contents[0]).hexdigest()}"'
+        response = client.get("/adapters/1/weights", headers={"If-None-Match": tag})
+        assert (response.status_code, response.content) == (304, b"")
+        assert client.get("/adapters/2/weights", headers={"If-None-Match": tag}).status_code == 200
+
+    def test_may_not_be_kept_under_their_number_without_asking(self, client, versions):
+        # a generator without Redis counts anew after a restart
+        assert client.get("/adapters/1/weights").headers["cache-control"] == "private, no-cache"
+
+    @pytest.mark.parametrize(
+        ("version", "says"), [(0, "the base model and has no weights"), (99, "there is no adapter version 99")]
+    )
+    def test_that_are_not_there_are_not_found(self, client, version, says):
+        response = client.get(f"/adapters/{version}/weights")
+        assert (response.status_code, response.json()["code"]) == (404, "not_found")
+        assert response.headers["content-type"] == "application/problem+json"
+        assert says in response.json()["detail"]
+
+
 class TestAdapterThatCannotBeServed:
     def refused(self, client, content: bytes, says: str, **more) -> None:
         response = client.post("/adapters", json=registration(content, "bad", **more))

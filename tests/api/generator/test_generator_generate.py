@@ -9,7 +9,7 @@ import pytest
 from fashiondpo.contracts import content_digest
 from fashiondpo.messages import Generation
 from fashiondpo.outfits.images import decode_image, encode_png
-from tests.generator_calls import ASYNC, KEYS, LONG, OTHER_PAINTER, PAINTER, READER, TRAINER, bearer, completion
+from tests.generator_calls import ASYNC, CHIEF, KEYS, LONG, OTHER_PAINTER, PAINTER, READER, TRAINER, bearer, completion
 from tests.polling import eventually
 
 
@@ -232,6 +232,10 @@ class TestScopes:
         body = completion(**asked)
         assert guarded.post("/generate", json=body, headers=bearer(PAINTER)).status_code == 403
         assert guarded.post("/generate", json=body, headers=bearer(TRAINER)).status_code == 200
+
+    @pytest.mark.parametrize(("key", "status"), [(READER, 403), (PAINTER, 403), (TRAINER, 404), (CHIEF, 404)])
+    def test_fetching_weights_takes_the_scope_train(self, guarded, key, status):
+        assert guarded.get("/adapters/1/weights", headers=bearer(key)).status_code == status
 
     def test_only_who_asked_for_a_generation_may_stop_it(self, guarded):
         headers = bearer(PAINTER) | ASYNC

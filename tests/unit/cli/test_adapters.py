@@ -50,3 +50,23 @@ class TestAdapters:
     def test_rollback_returns_to_the_round_before(self, fashiondpo, two_rounds, tmp_path):
         run = two_rounds.copied(tmp_path / "two")
         assert "The champion is version 1" in fashiondpo.well("adapters", "rollback", "--run", run.folder)
+
+
+class TestFetch:
+    """What is refused before any service is asked; what is fetched: system/test_command_line_over_http.py."""
+
+    def test_wants_to_know_where_to(self, fashiondpo):
+        finished = fashiondpo("adapters", "fetch", 1)
+        assert finished.code == 2
+        assert "--run" in finished.err
+        assert "--to" in finished.err
+
+    def test_never_overwrites_a_file(self, fashiondpo, tmp_path):
+        (tmp_path / "mine.safetensors").write_bytes(b"mine")
+        finished = fashiondpo("adapters", "fetch", 1, "--to", tmp_path / "mine.safetensors")
+        assert finished.code == 2
+        assert "already exists" in finished.err
+        assert (tmp_path / "mine.safetensors").read_bytes() == b"mine"
+
+    def test_knows_that_the_base_model_has_no_weights(self, fashiondpo, tmp_path):
+        assert fashiondpo("adapters", "fetch", 0, "--run", tmp_path).code == 2

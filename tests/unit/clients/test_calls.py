@@ -13,7 +13,7 @@ from fashiondpo.clients.judge import JudgeClient
 from fashiondpo.clients.problems import error_classes
 from fashiondpo.clients.retries import NO_RETRIES, Retries
 from fashiondpo.clients.trainer import TrainerClient
-from fashiondpo.contracts import JudgeInfo, content_ref
+from fashiondpo.contracts import AdapterRef, JudgeInfo, content_digest, content_ref
 from fashiondpo.errors import (
     Conflict,
     DeadlineExceeded,
@@ -64,6 +64,12 @@ def rollback():
     from fashiondpo.clients import generator
 
     return generator.rollback()
+
+
+def weights(ref):
+    from fashiondpo.clients import generator
+
+    return generator.weights(ref)
 
 
 @pytest.fixture(params=[waits, awaits])
@@ -276,6 +282,16 @@ class TestImage:
             assert client.image(ref) == b"picture"
             with pytest.raises(Unavailable, match="another digest"):
                 client.image(ref)
+
+
+class TestWeights:
+    def test_are_checked_against_their_digest(self, ask):
+        ref = AdapterRef(version=3, digest=content_digest(b"weights"))
+        with unruly(answers(b"weights"), answers(b"others")) as server:
+            assert ask(server.url, weights(ref)) == b"weights"
+            with pytest.raises(Unavailable, match=r"not adapter version 3.*another digest"):
+                ask(server.url, weights(ref), NO_RETRIES)
+        assert [asked.path for asked in server.asked] == ["/adapters/3/weights"] * 2
 
 
 class TestFeedback:
