@@ -242,7 +242,8 @@ def _prepared(
     """Candidates with scores and pairs, collected once per seed, and what the parent achieves on held-out outfits."""
     settings = experiment.settings(next(iter(experiment.configurations)), seed)
     shared = experiment.run.model_copy(update={"seed": seed})
-    record = workspace.next_round(shared)
+    trainings = [experiment.settings(name, seed).training for name in experiment.configurations]
+    record = workspace.next_round(shared, trainings)
     parts = workspace.parts(record, shared)
     if record.stage == "collect":
         requests = workspace.requests(record, settings)

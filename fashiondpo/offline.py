@@ -34,7 +34,7 @@ from fashiondpo.storage.adapters import AdapterRegistry
 from fashiondpo.storage.artifacts import ArtifactStore
 from fashiondpo.telemetry import Progress, log, no_progress
 from fashiondpo.training.config import TrainSettings
-from fashiondpo.training.memory import check_memory
+from fashiondpo.training.memory import check_memory, device_memory
 from fashiondpo.training.trainer import PreferenceSet, PreferenceTrainer
 
 
@@ -302,8 +302,7 @@ def checked_memory(trainer: PreferenceTrainer, tell: Callable[[str], None]) -> N
     """
     estimate = trainer.estimate_memory()
     tell(str(estimate))
-    if (warning := check_memory(estimate, trainer.device)) is not None:
-        log().warning("memory is short", reason=warning)
+    check_memory(estimate, device_memory(trainer.device))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import torch
 
 from fashiondpo.contracts import (
     AdapterRef,
@@ -53,6 +54,7 @@ from fashiondpo.storage.artifacts import ArtifactStore, FolderArtifacts
 from fashiondpo.storage.feedback import FeedbackStore, FolderFeedback
 from fashiondpo.telemetry import Progress, no_progress
 from fashiondpo.training.config import TrainSettings
+from fashiondpo.training.memory import DeviceMemory, check_room, device_memory
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class Workspace:
         """
         self.folder, self.device, self.processes = folder, device, processes
         self.tell_memory: Callable[[str], None] = log_memory
+        self.memory_of: Callable[[torch.device], DeviceMemory | None] = device_memory
         models = ModelPlaces(model_cache, mini_assets)
         self._quality = quality or QualityBackend.of_judges(str(judges_place), models)
         self._quality_key = quality_key
@@ -304,11 +307,16 @@ class Workspace:
         """What a round collects."""
         return round_requests(self.data_set, record, settings)
 
-    def next_round(self, settings: RunSettings) -> RoundRecord:
+    def next_round(self, settings: RunSettings, trainings: Sequence[TrainSettings] = ()) -> RoundRecord:
         """The unfinished round, or a new one after the last.
 
+        Args:
+            settings: of the round.
+            trainings: what will be trained on what it paints; that of its settings unless given.
+
         Raises:
-            InvalidInput: if the unfinished round was opened with other settings, or there are fewer outfits than asked.
+            InvalidInput: if the unfinished round was opened with other settings, there are fewer outfits than asked, or
+                the device has not the memory for a training.
         """
         last, described = self.last_round(), settings.model_dump(mode="json")
         if last is not None and last.stage != "done":
@@ -325,6 +333,10 @@ class Workspace:
         record = RoundRecord(
             round_id=f"round-{index:04d}", seed=settings.seed, adapter=self.champion(), settings=described
         )
+        if (memory := self.memory_of(torch.device(self.device))) is not None:
+            (request, *_), parent = self.requests(record, settings), load_weights(self.adapters, record.adapter)
+            for training in trainings or (settings.training,):
+                check_room(self.bundle, parent, training, request, memory)
         self.feedback.put_round(record)
         return record
 

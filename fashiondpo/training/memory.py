@@ -1,20 +1,28 @@
-"""What a training will need of its device's memory, before it begins: counted from the real tensors, and one traced row."""
+"""What a training will need of its device's memory: counted from the real tensors, and one traced row.
+
+Asked before a training begins, and before a round paints what it is to learn from, which may take hours.
+"""
 
 from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fashiondpo.contracts import CandidateRequest, GuidanceScales
+from fashiondpo.diffusion.lora import AdapterWeights
 from fashiondpo.diffusion.model import DiFashion
 from fashiondpo.diffusion.sampling import needed_branches
 from fashiondpo.diffusion.trajectory import Trajectory
 from fashiondpo.errors import InvalidInput
+from fashiondpo.telemetry import log
 from fashiondpo.training.config import TrainSettings
+from fashiondpo.training.policy import put_policy, take_off_policy
+from fashiondpo.training.precision import prepare_policy
 
 _FLOAT32 = 4
 _EIGHT_BIT_BLOCK, _SMALLEST_EIGHT_BIT = 256, 4096
@@ -50,8 +58,53 @@ class MemoryEstimate:
         return f"{_size(self.total)}: {shown} ({self.rows} rows at once)"
 
 
+@dataclass(frozen=True)
+class SetShape:
+    """Of an outfit to learn from, what memory depends on.
+
+    Attributes:
+        candidates: how many it has.
+        guidance: which decides the branches of a denoising step.
+        prompt: shape of a prompt's encoding, (l, d).
+    """
+
+    candidates: int
+    guidance: GuidanceScales
+    prompt: tuple[int, ...]
+
+    @classmethod
+    def of_trajectory(cls, trajectory: Trajectory) -> Self:
+        """As it was recorded."""
+        prompt = tuple(trajectory.conditions.prompt_embeds.shape)
+        return cls(trajectory.num_candidates, trajectory.settings.guidance, prompt)
+
+    @classmethod
+    @torch.no_grad()
+    def of_request(cls, request: CandidateRequest, bundle: DiFashion) -> Self:
+        """As the bundle would record it."""
+        prompt = tuple(bundle.encode_prompts([""]).shape[1:])
+        return cls(len(request.seeds), (request.sampler or bundle.sampler).guidance, prompt)
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Bytes of a device: what a training could have now, and all that there is."""
+
+    free: int
+    whole: int
+
+
+def device_memory(device: torch.device) -> DeviceMemory | None:
+    """What the device says; None if it says nothing."""
+    if device.type != "cuda":
+        return None
+    free, whole = torch.cuda.mem_get_info(device)
+    # what this process holds, the bundle's weights among it, is part of an estimate
+    return DeviceMemory(free + torch.cuda.memory_allocated(device), whole)
+
+
 def estimate_memory(
-    bundle: DiFashion, parameters: list[nn.Parameter], settings: TrainSettings, trajectory: Trajectory
+    bundle: DiFashion, parameters: list[nn.Parameter], settings: TrainSettings, shape: SetShape
 ) -> MemoryEstimate:
     """What a training needs.
 
@@ -59,16 +112,16 @@ def estimate_memory(
         bundle: with the policy's adapter on its UNet, computing as it will be trained.
         parameters: of the adapter.
         settings: how it is trained.
-        trajectory: one of those that it learns from.
+        shape: of an outfit that it learns from.
     """
     networks = [tensor for network in bundle.networks() for tensor in (*network.parameters(), *network.buffers())]
-    branches = len(needed_branches(trajectory.settings.guidance)) if settings.objective == "d3po" else 1
-    rows = settings.visits_per_forward * trajectory.num_candidates * branches
+    branches = len(needed_branches(shape.guidance)) if settings.objective == "d3po" else 1
+    rows = settings.visits_per_forward * shape.candidates * branches
     return MemoryEstimate(
         weights=sum(_bytes(tensor) for tensor in networks),
         gradients=sum(_bytes(p) for p in parameters),
         optimizer=sum(optimizer_bytes(p.numel(), settings) for p in parameters),
-        activations=activation_bytes(bundle, parameters, trajectory, rows),
+        activations=activation_bytes(bundle, parameters, shape, rows),
         rows=rows,
     )
 
@@ -81,7 +134,7 @@ def optimizer_bytes(values: int, settings: TrainSettings) -> int:
     return 2 * (values + _FLOAT32 * -(-values // _EIGHT_BIT_BLOCK)) + average
 
 
-def activation_bytes(bundle: DiFashion, parameters: list[nn.Parameter], trajectory: Trajectory, rows: int) -> int:
+def activation_bytes(bundle: DiFashion, parameters: list[nn.Parameter], shape: SetShape, rows: int) -> int:
     """Highest sum of bytes that a forward of so many rows and its way back hold at a time.
 
     One row and two are traced; every further one holds as much as the second has added.
@@ -89,44 +142,85 @@ def activation_bytes(bundle: DiFashion, parameters: list[nn.Parameter], trajecto
     peaks: list[int] = []
     for few in (1, 2):
         with _Allocations() as seen:
-            _forward_and_back(bundle, parameters, trajectory, few)
+            _forward_and_back(bundle, parameters, shape, few)
         peaks.append(seen.peak)
     return peaks[0] + (rows - 1) * max(0, peaks[1] - peaks[0])
 
 
-def check_memory(estimate: MemoryEstimate, device: torch.device) -> str | None:
-    """A warning if the device has not so much memory free; None if it has, or does not say.
+def foresee_memory(
+    bundle: DiFashion, parent: AdapterWeights | None, settings: TrainSettings, shape: SetShape
+) -> MemoryEstimate:
+    """What a training will need of which nothing is there yet; afterwards the bundle carries no adapter.
+
+    Raises:
+        InvalidInput: if not even two rows fit.
+        InvalidAdapter: if the parent does not fit the bundle.
+    """
+    take_off_policy(bundle)
+    try:
+        parameters = put_policy(bundle, parent, settings)
+        restore = prepare_policy(bundle.unet, settings)
+        try:
+            return estimate_memory(bundle, parameters, settings, shape)
+        finally:
+            restore()
+    finally:
+        take_off_policy(bundle)
+
+
+def check_room(
+    bundle: DiFashion,
+    parent: AdapterWeights | None,
+    settings: TrainSettings,
+    request: CandidateRequest,
+    memory: DeviceMemory,
+) -> None:
+    """Refuse a round before it paints, if the device has not the memory to train on it; warn if not so much is free now.
+
+    Args:
+        bundle: afterwards it carries no adapter.
+        parent: the adapter from which the round starts.
+        settings: of the training.
+        request: one of those that the round will have painted.
+        memory: of the bundle's device.
+
+    Raises:
+        InvalidInput: if the device is too small.
+    """
+    check_memory(foresee_memory(bundle, parent, settings, SetShape.of_request(request, bundle)), memory)
+
+
+def check_memory(estimate: MemoryEstimate, memory: DeviceMemory | None) -> None:
+    """Warn in the log if the device has not so much memory free; None is a device that does not say.
 
     Raises:
         InvalidInput: if it has not so much memory at all.
     """
-    if device.type != "cuda":
-        return None
-    free, whole = torch.cuda.mem_get_info(device)
-    held = torch.cuda.memory_allocated(device)  # the bundle's weights among it: they are part of the estimate
-    return memory_verdict(estimate, free=free + held, whole=whole)
+    if memory is not None and (warning := memory_verdict(estimate, memory)) is not None:
+        log().warning("memory is short", reason=warning)
 
 
-def memory_verdict(estimate: MemoryEstimate, *, free: int, whole: int) -> str | None:
+def memory_verdict(estimate: MemoryEstimate, memory: DeviceMemory) -> str | None:
     """A warning if the training needs more than is free.
 
     Raises:
         InvalidInput: if it needs more than there is.
     """
     advice = "lower visits_per_forward, set gradient_checkpointing, or choose the precision bfloat16"
-    if estimate.total > whole:
-        raise InvalidInput(f"the training needs about {estimate}, but the device has {_size(whole)}: {advice}")
-    if estimate.total > free:
-        return f"the training needs about {estimate}, but only {_size(free)} are free: {advice}, or end what uses the device"
+    if estimate.total > memory.whole:
+        raise InvalidInput(f"the training needs about {estimate}, but the device has {_size(memory.whole)}: {advice}")
+    if estimate.total > memory.free:
+        short = f"the training needs about {estimate}, but only {_size(memory.free)} are free"
+        return f"{short}: {advice}, or end what uses the device"
     return None
 
 
-def _forward_and_back(bundle: DiFashion, parameters: list[nn.Parameter], trajectory: Trajectory, rows: int) -> None:
-    unet, prompt = bundle.unet, trajectory.conditions.prompt_embeds
+def _forward_and_back(bundle: DiFashion, parameters: list[nn.Parameter], shape: SetShape, rows: int) -> None:
+    unet = bundle.unet
     inputs = torch.zeros(
         rows, unet.config.in_channels, *bundle.latent_shape[1:], device=bundle.device, dtype=unet.dtype
     )
-    prompts = prompt.to(bundle.device, unet.dtype).expand(rows, *prompt.shape)
+    prompts = torch.zeros(shape.prompt, device=bundle.device, dtype=unet.dtype).expand(rows, *shape.prompt)
     timesteps = torch.full((rows,), 500, device=bundle.device)
     before = [p.grad for p in parameters]
     try:

@@ -13,18 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fashiondpo.contracts import AdapterRef, content_digest
-from fashiondpo.diffusion.lora import (
-    POLICY,
-    AdapterWeights,
-    adapter_parameters,
-    adapter_weights,
-    add_adapter,
-    load_adapter,
-    remove_adapter,
-)
+from fashiondpo.diffusion.lora import AdapterWeights, adapter_weights
 from fashiondpo.diffusion.model import DiFashion
 from fashiondpo.diffusion.sampling import Visit
 from fashiondpo.diffusion.trajectory import Trajectory
@@ -33,11 +25,12 @@ from fashiondpo.telemetry import Progress, no_progress
 from fashiondpo.training.checkpoint import read_checkpoint, save_checkpoint
 from fashiondpo.training.config import TrainSettings
 from fashiondpo.training.joint_updates import figures_of, sum_gradients
-from fashiondpo.training.memory import MemoryEstimate, estimate_memory
+from fashiondpo.training.memory import MemoryEstimate, SetShape, estimate_memory
 from fashiondpo.training.metrics import METRICS_FILE, read_metrics
-from fashiondpo.training.objectives import REFERENCE, Pairs, VisitLosses, loss_terms, visit_losses
+from fashiondpo.training.objectives import Pairs, VisitLosses, loss_terms, visit_losses
 from fashiondpo.training.optimizer import PolicyOptimizer, check_finite
 from fashiondpo.training.plan import Update, plan_updates, random_steps
+from fashiondpo.training.policy import put_policy, take_off_policy
 from fashiondpo.training.precision import prepare_policy
 from fashiondpo.training.processes import ALONE, Processes
 from fashiondpo.training.replay import check_replay, largest_log_ratio
@@ -108,7 +101,7 @@ class PreferenceTrainer:
         self._sampler = first.settings
         self._checked(usable[0])
         self.plan = plan_updates(len(usable), random_steps(first, bundle), settings)
-        self.parameters = self._policy_parameters(parent)
+        self.parameters = put_policy(bundle, parent, settings)
         self._restore_policy = prepare_policy(bundle.unet, settings)
         try:
             self._steps = PolicyOptimizer(self.parameters, settings, self.device)
@@ -125,7 +118,9 @@ class PreferenceTrainer:
         Raises:
             InvalidInput: if not even two rows fit.
         """
-        return estimate_memory(self.bundle, self.parameters, self.settings, self.sets[0].trajectory())
+        return estimate_memory(
+            self.bundle, self.parameters, self.settings, SetShape.of_trajectory(self.sets[0].trajectory())
+        )
 
     @property
     def is_finished(self) -> bool:
@@ -178,20 +173,7 @@ class PreferenceTrainer:
     def close(self) -> None:
         """Take the adapters off the UNet; it is the base model again."""
         self._restore_policy()
-        remove_adapter(self.bundle.unet, name=REFERENCE)
-        remove_adapter(self.bundle.unet)
-        self.bundle.unet.requires_grad_(False)
-
-    def _policy_parameters(self, parent: AdapterWeights | None) -> list[nn.Parameter]:
-        unet, digest = self.bundle.unet, self.bundle.digest
-        if parent is None:
-            return add_adapter(unet, rank=self.settings.rank, seed=self.settings.seed)
-        parameters = load_adapter(unet, parent, digest)
-        if self.settings.objective != "d3po":  # which alone has the reference's figures on record
-            load_adapter(unet, parent, digest, name=REFERENCE)
-            unet.set_adapter(POLICY)
-            parameters = adapter_parameters(unet)
-        return parameters
+        take_off_policy(self.bundle)
 
     def _check_replay(self) -> None:
         if self._probe is not None and self.updates_done == 0:

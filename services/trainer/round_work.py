@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from fashiondpo.contracts import (
     ROUND_STAGES,
     AdapterRef,
@@ -18,13 +20,14 @@ from fashiondpo.contracts import (
 )
 from fashiondpo.errors import InvalidInput, Unavailable
 from fashiondpo.joint_training import JointTrainer
-from fashiondpo.offline import LocalGenerator, LocalTrainer, blank_requests
+from fashiondpo.offline import LocalGenerator, LocalTrainer, blank_requests, load_weights
 from fashiondpo.pipeline import RoundParts, run_round
 from fashiondpo.remote import RemoteGenerator
 from fashiondpo.run_settings import RunSettings
 from fashiondpo.storage.jobs import RoundJob
 from fashiondpo.storage.leases import Lease
 from fashiondpo.storage.stores import Stores
+from fashiondpo.training.memory import DeviceMemory, check_room, device_memory
 from fashiondpo.training.metrics import read_metrics
 from fashiondpo.workspace import round_requests
 from services.trainer.gate import HeldOutParts, ResumableGate, features_diversity
@@ -45,6 +48,7 @@ class RoundWorker:
         training_folder: for checkpoints; every worker has the same.
         sets_per_call: sets painted, or judged, by one request.
         artifacts_url: where processes that train together find what the stores have.
+        memory_of: what the memory of a device is.
     """
 
     models: WorkerModels
@@ -52,6 +56,7 @@ class RoundWorker:
     training_folder: Path
     sets_per_call: int
     artifacts_url: str
+    memory_of: Callable[[torch.device], DeviceMemory | None] = device_memory
 
     @contextmanager
     def open_work(self, job: RoundJob, stores: Stores, lease: Lease, hooks: SliceHooks) -> Iterator[Work]:
@@ -101,6 +106,7 @@ class RoundWorker:
             record = claim_traffic(record, order, stores)
         else:
             requests = round_requests(self.models.data_set, record, order.settings)
+            self._check_room(record, requests, order.settings, stores)
         return run_round(
             record,
             requests,
@@ -109,6 +115,15 @@ class RoundWorker:
             should_stop=hooks.should_stop,
             after_stage=after_stage,
         )
+
+    def _check_room(
+        self, record: RoundRecord, requests: Sequence[CandidateRequest], settings: RunSettings, stores: Stores
+    ) -> None:
+        """Refuse a round that could not be trained here now, not after hours of painting; only a worker knows its device."""
+        is_new = record.stage == "collect" and not stores.feedback.set_ids(record.round_id)
+        if is_new and (memory := self.memory_of(self.models.bundle.device)) is not None:
+            parent = load_weights(stores.adapters, record.adapter)
+            check_room(self.models.bundle, parent, settings.training, requests[0], memory)
 
     def _painter(self, stores: Stores, hooks: SliceHooks) -> LocalGenerator:
         data_set = self.models.data_set
