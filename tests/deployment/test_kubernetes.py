@@ -5,6 +5,7 @@ kustomize where one is installed.
 """
 
 import re
+from functools import reduce
 
 import kubernetes_validate
 import pytest
@@ -266,11 +267,15 @@ class TestEveryListeningPod:
             assert container(DEPLOYMENTS[name])["readinessProbe"]["httpGet"]["path"] == "/readyz"
 
     def test_starts_with_what_it_is_told_and_asks_for_keys(self, name, monkeypatch, tmp_path):
-        keys = tmp_path / "api_keys"
-        keys.write_text(f"operator:admin:sha256-{'0' * 64}")
+        secrets = {"api_keys": f"operator:admin:sha256-{'0' * 64}", "redis_url": "redis://:word@redis:6379/0"}
+        for secret, content in secrets.items():
+            (tmp_path / secret).write_text(content)
         for variable, value in environment(DEPLOYMENTS[name]).items():
-            monkeypatch.setenv(variable, {"redis/url": "redis://redis:6379/0"}.get(value, value))
-        monkeypatch.setenv(f"{prefix(name)}API_KEYS_FILE", str(keys))
+            monkeypatch.setenv(variable, value)
+        for variable, secret in (("API_KEYS_FILE", "api_keys"), ("REDIS_URL_FILE", "redis_url")):
+            if f"{prefix(name)}{variable}" in environment(DEPLOYMENTS[name]):
+                monkeypatch.setenv(f"{prefix(name)}{variable}", str(tmp_path / secret))
+        monkeypatch.setenv(f"{prefix(name)}API_KEYS_FILE", str(tmp_path / "api_keys"))
         settings = settings_class(OURS[name])()
         assert not settings.is_loopback
         check_exposure(settings)
@@ -328,13 +333,25 @@ class TestServices:
 
 class TestRedis:
     def test_is_set_up_as_in_compose(self):
-        here, there = container(POD_MAKERS["redis"])["command"], GPU["services"]["redis"]["command"]
-        options = [dict(zip(command[1::2], command[2::2], strict=True)) for command in (here, there)]
+        here, there = container(POD_MAKERS["redis"]), GPU["services"]["redis"]
+        options = [dict(zip(told[::2], told[1::2], strict=True)) for told in (here["args"], there["command"])]
         for name in ("--appendonly", "--appendfsync", "--maxmemory-policy"):
             assert options[0][name] == options[1][name]
         (claim,) = POD_MAKERS["redis"]["spec"]["volumeClaimTemplates"]
         mounts = {mount["name"]: mount["mountPath"] for mount in container(POD_MAKERS["redis"])["volumeMounts"]}
         assert mounts[claim["metadata"]["name"]] == options[0]["--dir"] == "/data"
+
+    def test_takes_its_password_from_a_file_as_in_compose(self):
+        here, there = container(POD_MAKERS["redis"]), GPU["services"]["redis"]
+        places = {"$$": "$", "/run/secrets/": "/run/secrets/fashiondpo/"}
+        expected = [
+            reduce(lambda text, place: text.replace(*place), places.items(), word) for word in there["entrypoint"]
+        ]
+        assert [" ".join(word.split()) for word in here["command"]] == [" ".join(word.split()) for word in expected]
+        asked = [here[f"{kind}Probe"]["exec"]["command"][-1] for kind in ("startup", "liveness", "readiness")]
+        assert (
+            asked == ['REDISCLI_AUTH="$(cat /run/secrets/fashiondpo/redis_password)" redis-cli ping | grep -q PONG'] * 3
+        )
 
     def test_is_one(self):
         assert POD_MAKERS["redis"]["spec"]["replicas"] == 1
@@ -347,7 +364,9 @@ class TestNetwork:
     def test_lets_those_to_redis_who_are_told_its_address(self):
         (rule,) = named(BASE, "NetworkPolicy")["redis"]["spec"]["ingress"]
         (who,) = rule["from"][0]["podSelector"]["matchExpressions"]
-        told = {name for name in DEPLOYMENTS if any(k.endswith("REDIS_URL") for k in environment(DEPLOYMENTS[name]))}
+        told = {
+            name for name in DEPLOYMENTS if any(k.endswith("REDIS_URL_FILE") for k in environment(DEPLOYMENTS[name]))
+        }
         assert set(who["values"]) == told
 
     def test_opens_every_listening_pod_at_its_port(self):
