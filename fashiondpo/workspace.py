@@ -29,8 +29,9 @@ from fashiondpo.joint_training import JointTrainer
 from fashiondpo.judges.base import Judge
 from fashiondpo.judges.compatibility import CompatibilityJudge
 from fashiondpo.judges.embeddings import CatalogueEmbeddings
-from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
+from fashiondpo.judges.features import OpenClipFeatures
 from fashiondpo.judges.held_out import HeldOutJudge
+from fashiondpo.judges.item_features import CatalogueFeatures
 from fashiondpo.judges.personalization import PersonalizationJudge
 from fashiondpo.model_cache.places import DEFAULT_CACHE, ModelPlaces
 from fashiondpo.offline import (

@@ -21,7 +21,7 @@ from fashiondpo.outfits.images import white_image
 from fashiondpo.outfits.model import Blank, History, Image, Item
 from fashiondpo.training.config import TrainSettings
 from fashiondpo.training.trainer import PreferenceSet, PreferenceTrainer
-from tests.tiny_models import TINY_SAMPLER
+from tests.tiny_models import TINY_SAMPLER, build_tiny_bundle
 
 SLOTS = (0, 1, 5, 8)
 ITEMS = 40
@@ -131,6 +131,17 @@ def short_training(
     """The same run of eight updates in whichever process, from wherever its folder says it is."""
     bundle = load_bundle(bundle_folder)
     return PreferenceTrainer(bundle, preference_sets(recorded(bundle, 8), on_read=on_read), SETTINGS, folder)
+
+
+def trained(
+    trajectories: Sequence[Trajectory], settings: TrainSettings, folder: Path, **options: Any
+) -> AdapterWeights | None:
+    """The adapter of a whole run over a fresh bundle; options as `PreferenceTrainer.run` has them."""
+    trainer = PreferenceTrainer(build_tiny_bundle(), preference_sets(trajectories), settings, folder)
+    try:
+        return trainer.run(**options)
+    finally:
+        trainer.close()
 
 
 def shaken(parameters: Sequence[torch.nn.Parameter], scale: float, *, seed: int = 5) -> None:

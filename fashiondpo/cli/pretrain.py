@@ -83,7 +83,8 @@ def _generator(
 
 
 def _vbpr(out: Path, data_place: str, clip: str | None, steps: int | None, seed: int, device: str) -> None:
-    from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
+    from fashiondpo.judges.features import OpenClipFeatures
+    from fashiondpo.judges.item_features import CatalogueFeatures
     from fashiondpo.pretraining.vbpr import VBPRSettings, train_vbpr
 
     data_set = load_data_set(data_folder(data_place))

@@ -14,7 +14,7 @@ from fashiondpo.cli.show import progress_bars, say
 from fashiondpo.outfits.sources import load_data_set
 
 if TYPE_CHECKING:
-    from fashiondpo.judges.features import ItemFeatures
+    from fashiondpo.judges.item_features import ItemFeatures
     from fashiondpo.outfits.model import DataSet
     from fashiondpo.pretraining.vbpr_evaluation import SplitReport
 
@@ -77,7 +77,8 @@ def train_vbpr(
 
 def _features(data_set: DataSet, embeddings: Path | None, clip: str, device: str) -> ItemFeatures:
     from fashiondpo.judges.embeddings import CatalogueEmbeddings
-    from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
+    from fashiondpo.judges.features import OpenClipFeatures
+    from fashiondpo.judges.item_features import CatalogueFeatures
 
     if embeddings is not None:
         return CatalogueEmbeddings.open(embeddings, data_set.catalogue)

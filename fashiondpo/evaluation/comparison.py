@@ -15,6 +15,11 @@ from fashiondpo.contracts import Frozen, Interval
 from fashiondpo.errors import InvalidInput
 from fashiondpo.evaluation.statistics import Floats, bootstrap_interval, mean_of_present, ratio_where_possible, win_rate
 
+MISMATCHED = "mismatched_personalization"
+"""Personalization with a stranger's history."""
+BASELINES = frozenset({MISMATCHED})
+"""Figures that others are held against: to rise is not better, to fall is not worse."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -49,12 +54,6 @@ class Measured:
     def by_criterion(self) -> dict[str, Floats]:
         """The raw scores of each judge, shape (outfits, K)."""
         return {name: self.scores[:, :, judge] for judge, name in enumerate(self.criteria)}
-
-
-MISMATCHED = "mismatched_personalization"
-"""Personalization with a stranger's history."""
-BASELINES = frozenset({MISMATCHED})
-"""Figures that others are held against: to rise is not better, to fall is not worse."""
 
 
 class Change(Frozen):

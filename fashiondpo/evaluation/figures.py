@@ -79,21 +79,13 @@ def tone_of(change: Interval, *, neutral: float = 0.0, is_lower_better: bool = F
     return "unclear"
 
 
-def bar_of(
-    change: Interval,
-    *,
-    low: float,
-    high: float,
-    neutral: float = 0.0,
-    is_lower_better: bool = False,
-    tone: Tone | None = None,
-) -> Bar:
-    """The interval on a ruler from `low` to `high`; what lies outside is drawn at its end. Finds the tone unless given."""
+def bar_of(change: Interval, *, low: float, high: float, neutral: float = 0.0, tone: Tone | None = None) -> Bar:
+    """The interval on a ruler from `low` to `high`, where it leaves drawn at its end; more is better unless told a tone."""
 
     def place(value: float) -> float:
         return 100 * min(1.0, max(0.0, (value - low) / (high - low)))
 
-    tone = tone or tone_of(change, neutral=neutral, is_lower_better=is_lower_better)
+    tone = tone or tone_of(change, neutral=neutral)
     return Bar(place(change.low), place(change.mean), place(change.high), place(neutral), tone)
 
 

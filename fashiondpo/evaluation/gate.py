@@ -6,6 +6,7 @@ from pydantic import Field
 
 from fashiondpo.contracts import Frozen, GateVerdict
 from fashiondpo.evaluation.comparison import BASELINES, Comparison, Figure
+from fashiondpo.evaluation.figures import decimals, span
 
 
 class GateSettings(Frozen):
@@ -84,10 +85,7 @@ def _costs_nothing_else(comparison: Comparison, allowed: float) -> tuple[bool, s
         return True, (
             f"None of {len(figures)} judges and held-out figures is shown to fall by more than the {allowed:g} σ allowed."
         )
-    told = ", ".join(
-        f"{name} from {figure.before:.3f} to {figure.after:.3f} ({figure.ci[0]:+.3f} … {figure.ci[1]:+.3f})"
-        for name, figure in fallen.items()
-    )
+    told = ", ".join(f"{name} by {span(figure.interval, decimals(figure))}" for name, figure in fallen.items())
     return False, f"It pays with what it was not to touch, by more than the {allowed:g} σ allowed: {told}."
 
 

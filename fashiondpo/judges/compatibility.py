@@ -12,7 +12,8 @@ from torch import Tensor
 from fashiondpo.contracts import JudgeInfo, Score
 from fashiondpo.errors import FashionDPOError, InvalidInput
 from fashiondpo.judges.base import JudgeInput, Outcome, Scored, Unscored, check_input, to_scores, unscored
-from fashiondpo.judges.features import CatalogueFeatures, GarmentFeatures, ImageFeatures, catalogue_features
+from fashiondpo.judges.features import ImageFeatures
+from fashiondpo.judges.item_features import CatalogueFeatures, GarmentFeatures, catalogue_features
 from fashiondpo.judges.vbpr import VBPR
 from fashiondpo.outfits.model import Catalogue
 from fashiondpo.telemetry import log

@@ -160,9 +160,8 @@ class HeldOutJudge:
         """How real each picture looks, in each way in which that is known."""
         if not images:
             return []
-        looks = {"precision": self._manifold.contains(self._seen(images, self._network.features)).tolist()}
-        if self._critic is not None:
-            looks = {"realism": (self.realism(images) > 0).tolist()} | looks
+        looks = {} if self._critic is None else {"realism": (self.realism(images) > 0).tolist()}
+        looks["precision"] = self._manifold.contains(self._seen(images, self._network.features)).tolist()
         return [dict(zip(looks, of_picture, strict=True)) for of_picture in zip(*looks.values(), strict=True)]
 
     @cached_property

@@ -14,13 +14,8 @@ from torch import Tensor
 from fashiondpo.contracts import ItemSource, JudgeInfo, Score
 from fashiondpo.errors import FashionDPOError
 from fashiondpo.judges.base import JudgeInput, Outcome, Scored, Unscored, check_input, to_scores, unscored
-from fashiondpo.judges.features import (
-    CatalogueFeatures,
-    GarmentFeatures,
-    ImageFeatures,
-    OpenClipFeatures,
-    catalogue_features,
-)
+from fashiondpo.judges.features import ImageFeatures, OpenClipFeatures
+from fashiondpo.judges.item_features import CatalogueFeatures, GarmentFeatures, catalogue_features
 from fashiondpo.outfits.model import Catalogue, History
 
 

@@ -14,8 +14,9 @@ from fashiondpo.errors import InvalidInput
 from fashiondpo.evaluation.paper_table import Group, LeftOut, Metric
 from fashiondpo.judges.base import Judge
 from fashiondpo.judges.compatibility import CompatibilityJudge
-from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
+from fashiondpo.judges.features import OpenClipFeatures
 from fashiondpo.judges.held_out import HeldOutJudge
+from fashiondpo.judges.item_features import CatalogueFeatures
 from fashiondpo.metrics.categories import CategoryClassifier, HeldOutClassifier, ZeroShotClassifier
 from fashiondpo.outfits.mini import MiniCatalogue
 from fashiondpo.outfits.model import Image

@@ -24,7 +24,7 @@ from fashiondpo.evaluation.distributions import (
 from fashiondpo.evaluation.paper_table import Measured
 from fashiondpo.evaluation.statistics import Floats, pairwise_diversity
 from fashiondpo.judges.base import Judge, JudgeInput
-from fashiondpo.judges.features import CatalogueFeatures
+from fashiondpo.judges.item_features import CatalogueFeatures
 from fashiondpo.outfits.model import Catalogue, Category, Image
 from fashiondpo.paper_suite.instruments import PUBLISHED_FEATURES, FeatureExtractor, Instruments
 from fashiondpo.paper_suite.painting import Filling

@@ -8,7 +8,7 @@ import numpy as np
 
 from fashiondpo.evaluation.alignment import cosines, taste
 from fashiondpo.evaluation.statistics import Floats
-from fashiondpo.judges.features import CatalogueFeatures
+from fashiondpo.judges.item_features import CatalogueFeatures
 from fashiondpo.outfits.model import History
 
 STRANGERS = 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +16,14 @@ from fashiondpo.judges.pixels import square_batch
 from fashiondpo.judges.weights import round_to_half
 from fashiondpo.outfits.fashion_mnist import Silhouettes
 from fashiondpo.outfits.mini import CATEGORIES, IMAGE_SIZE_PX
+from fashiondpo.pretraining.batches import drawn, mirrored
 from fashiondpo.pretraining.corruptions import add_noise, blur
 from fashiondpo.pretraining.garments import Garments, sample_garments
 from fashiondpo.telemetry import Progress, no_progress
 
 _STRONGEST_BLUR = 0.35  # a standard deviation of 0.9 pixels, softer than what the VAE paints
 _STRONGEST_NOISE = 0.2
+_CRITIC_GRAIN = 0.03  # so that it does not learn the last bits of a VAE
 
 
 @dataclass(frozen=True)
@@ -49,19 +52,12 @@ def train_held_out(
     torch.manual_seed(seed)
     rng, generator = np.random.default_rng(seed), Generator().manual_seed(seed)
     network = HeldOutNet(HeldOutConfig(settings.width, len(CATEGORIES), IMAGE_SIZE_PX)).to(settings.device)
-    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, settings.steps)
-    for step in range(settings.steps):
+
+    def batch() -> tuple[Tensor, Tensor]:
         garments = sample_garments(silhouettes, settings.batch_size, rng)
-        logits = network(_softened(garments, generator).to(settings.device))
-        loss = F.cross_entropy(logits, torch.from_numpy(garments.categories).to(settings.device))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        progress(step + 1, settings.steps, {"loss": loss.item()})
-    round_to_half(network)
-    return network.eval().requires_grad_(False)
+        return _softened(garments, generator), torch.from_numpy(garments.categories)
+
+    return _fitted(network, settings, batch, weight_decay=1e-2, progress=progress)
 
 
 def _softened(garments: Garments, generator: Generator) -> Tensor:
@@ -117,16 +113,31 @@ def train_critic(
     torch.manual_seed(seed)
     generator = Generator().manual_seed(seed)
     network = HeldOutNet(HeldOutConfig(settings.width, CRITIC_CLASSES, garments.shape[1])).to(settings.device)
-    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, settings.steps)
     half = settings.batch_size // 2
-    classes = torch.cat([torch.zeros(half), torch.ones(half)]).long().to(settings.device)
+    classes = torch.cat([torch.zeros(half), torch.ones(half)]).long()
+
+    def batch() -> tuple[Tensor, Tensor]:
+        pixels = torch.cat([drawn(kind, half, generator)[0] for kind in (painted, garments)])
+        pixels = mirrored(pixels, generator)
+        return pixels + _CRITIC_GRAIN * torch.randn(pixels.shape, generator=generator), classes
+
+    return _fitted(network, settings, batch, weight_decay=settings.weight_decay, progress=progress)
+
+
+def _fitted(
+    network: HeldOutNet,
+    settings: HeldOutSettings | CriticSettings,
+    batch: Callable[[], tuple[Tensor, Tensor]],
+    *,
+    weight_decay: float,
+    progress: Progress,
+) -> HeldOutNet:
+    """The network once it names classes, of pixels (n, 3, side, side) and classes (n,) that `batch` gives step by step."""
+    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, settings.steps)
     for step in range(settings.steps):
-        pixels = torch.cat([_drawn(painted, half, generator), _drawn(garments, half, generator)])
-        is_mirrored = torch.rand(len(pixels), generator=generator) < 0.5
-        pixels = torch.where(is_mirrored[:, None, None, None], pixels.flip(3), pixels)
-        pixels = pixels + 0.03 * torch.randn(pixels.shape, generator=generator)
-        loss = F.cross_entropy(network(pixels.to(settings.device)), classes)
+        pixels, classes = (tensor.to(settings.device) for tensor in batch())
+        loss = F.cross_entropy(network(pixels), classes)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -134,8 +145,3 @@ def train_critic(
         progress(step + 1, settings.steps, {"loss": loss.item()})
     round_to_half(network)
     return network.eval().requires_grad_(False)
-
-
-def _drawn(images: NDArray[np.uint8], count: int, generator: Generator) -> Tensor:
-    rows = torch.randint(len(images), (count,), generator=generator).numpy()
-    return square_batch(list(images[rows]), images.shape[1]) * 2 - 1

@@ -24,8 +24,9 @@ from fashiondpo.diffusion.conditions import ConditionEncoder
 from fashiondpo.diffusion.model import DiFashion, load_bundle, save_bundle
 from fashiondpo.diffusion.pretrain import PretrainSettings, encode_outfits, pretrain
 from fashiondpo.errors import InvalidInput
-from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
+from fashiondpo.judges.features import OpenClipFeatures
 from fashiondpo.judges.held_out import HeldOutJudge, HeldOutNet
+from fashiondpo.judges.item_features import CatalogueFeatures
 from fashiondpo.outfits.fashion_mnist import Silhouettes, read_silhouettes
 from fashiondpo.outfits.mini import (
     CATEGORIES,
@@ -53,7 +54,7 @@ from fashiondpo.pretraining.held_out import (
     train_critic,
     train_held_out,
 )
-from fashiondpo.pretraining.paintings import decoded, paint
+from fashiondpo.pretraining.paintings import decoded, encoded, paint
 from fashiondpo.pretraining.quality import QualityPictures, QualitySettings, auc, quality_report, train_quality
 from fashiondpo.pretraining.vbpr import VBPRSettings, outfit_table, rank, train_vbpr
 from fashiondpo.telemetry import Progress, no_progress
@@ -312,15 +313,14 @@ class _MiniRun:
         """Raw and decoded garments, damaged latents with a third as many hastily painted, and what is painted with care."""
         bundle, generator = self._bundle(), Generator().manual_seed(seed)
         raw = sample_garments(self.silhouettes[source], count, np.random.default_rng(seed)).images
-        latents = torch.cat([bundle.encode_images(list(raw[i : i + 256])) for i in range(0, count, 256)])
-        strength = torch.rand(count, generator=generator)
-        damaged = np.stack(bundle.decode_latents(damage_latents(latents, strength, generator)))
+        latents, strength = encoded(bundle, raw), torch.rand(count, generator=generator)
+        damaged = decoded(bundle, damage_latents(latents, strength, generator))
         data_set, split = self._shipped(), "train" if source == "train" else "valid"
         hasty, hasty_damage = self._hastily_painted(bundle, data_set, split, count // 3, seed)
         blanks = self._painted_blanks(data_set, split, "quality")
         return QualityPictures(
             raw=raw,
-            decoded=np.stack(bundle.decode_latents(latents)),
+            decoded=decoded(bundle, latents),
             damaged=np.concatenate([damaged, hasty]),
             damage=np.concatenate([strength.double().numpy(), hasty_damage]),
             painted=paint(bundle, data_set, split, blanks, seed=seed, progress=progress),
@@ -353,9 +353,9 @@ class _MiniRun:
 
         def garments_and_painted(split: str, noise_seed: int) -> tuple[np.ndarray, np.ndarray]:
             blanks = self._painted_blanks(data_set, split, "critic")
-            there = list(catalogue.images([blank.true_item_id for blank in blanks]))
+            there = catalogue.images([blank.true_item_id for blank in blanks])
             painted = paint(bundle, data_set, split, blanks, seed=noise_seed, progress=progress)
-            return decoded(bundle, there), painted
+            return decoded(bundle, encoded(bundle, there)), painted
 
         network = train_critic(*garments_and_painted("train", seed), self.recipe.critic, seed=seed, progress=progress)
         judge = HeldOutJudge(HeldOutNet.load(folder), catalogue, critic=network)

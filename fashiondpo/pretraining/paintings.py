@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fashiondpo.contracts import candidate_seed
 from fashiondpo.diffusion.conditions import ConditionEncoder
@@ -61,9 +62,12 @@ def paint(
     return np.stack(images)
 
 
-def decoded(bundle: DiFashion, images: Sequence[Image]) -> NDArray[np.uint8]:
-    """Pictures that went through the VAE, as all that is painted did. Shape (len(images), side, side, 3)."""
-    latents = torch.cat(
-        [bundle.encode_images(list(images[start : start + _BATCH])) for start in range(0, len(images), _BATCH)]
-    )
+def encoded(bundle: DiFashion, images: NDArray[np.uint8]) -> Tensor:
+    """Latents (n, c, h, w) of any number of pictures, (n, side, side, 3)."""
+    batches = (list(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH))
+    return torch.cat([bundle.encode_images(batch) for batch in batches])
+
+
+def decoded(bundle: DiFashion, latents: Tensor) -> NDArray[np.uint8]:
+    """What the VAE makes of latents (n, c, h, w): shape (n, side, side, 3). All that is painted went through it."""
     return np.stack(bundle.decode_latents(latents))

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from fashiondpo.judges.pixels import square_batch
 from fashiondpo.judges.quality import MiniQualityJudge, QualityConfig, QualityNet, expected_level
 from fashiondpo.judges.weights import round_to_half
+from fashiondpo.pretraining.batches import as_pixels, drawn, mirrored
 from fashiondpo.pretraining.corruptions import corrupt
 from fashiondpo.telemetry import Progress, no_progress
 
@@ -38,7 +38,7 @@ class QualityPictures:
         decoded: undamaged pictures that went through the VAE.
         damaged: pictures decoded from damaged latents, or badly sampled.
         damage: how damaged each of them is, 0…1. Shape (len(damaged),).
-        painted: what the generator paints. May be empty.
+        painted: what the generator paints.
     """
 
     raw: NDArray[np.uint8]
@@ -137,26 +137,16 @@ def train_quality(
 def _batch(pictures: QualityPictures, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
     """Pixels (size, 3, side, side) in -1…1 and damage (size,); an eighth raw and an eighth decoded good ones first."""
     eighth = size // 8
-    raw, decoded = (_draw(kind, 2 * eighth, generator)[0] for kind in (pictures.raw, pictures.decoded))
+    raw, decoded = (drawn(kind, 2 * eighth, generator)[0] for kind in (pictures.raw, pictures.decoded))
     originals = torch.cat([raw[eighth:], decoded[eighth:]])
     strength = torch.rand(len(originals), generator=generator)
-    damaged, rows = _draw(pictures.damaged, eighth, generator)
-    painted, _ = _draw(pictures.painted, size - 5 * eighth, generator)
+    damaged, rows = drawn(pictures.damaged, eighth, generator)
+    painted, _ = drawn(pictures.painted, size - 5 * eighth, generator)
     pixels = torch.cat([raw[:eighth], decoded[:eighth], corrupt(originals, strength, generator), damaged, painted])
     of_damaged = torch.from_numpy(pictures.damage).float()[rows]
     damage = torch.cat([torch.zeros(2 * eighth), strength, of_damaged, torch.full((len(painted),), PAINTED_DAMAGE)])
-    is_mirrored = torch.rand(size, generator=generator) < 0.5
-    pixels = torch.where(is_mirrored[:, None, None, None], pixels.flip(3), pixels)
+    pixels = mirrored(pixels, generator)
     return pixels + 0.01 * torch.randn(pixels.shape, generator=generator), damage
-
-
-def _draw(images: NDArray[np.uint8], count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    rows = torch.randint(len(images), (count,), generator=generator)
-    return _pixels(images[rows.numpy()]), rows
-
-
-def _pixels(images: NDArray[np.uint8]) -> Tensor:
-    return square_batch(list(images), images.shape[1]) * 2 - 1
 
 
 def auc(better: Tensor, worse: Tensor) -> float:
@@ -180,19 +170,19 @@ def _ranks(values: Tensor) -> Tensor:
 def quality_report(judge: MiniQualityJudge, pictures: QualityPictures, *, seed: int = 1) -> QualityReport:
     """Test a judge on unseen pictures; the seed decides how they are corrupted."""
     generator = Generator().manual_seed(seed)
-    raw, decoded = judge.log_odds(_pixels(pictures.raw)), judge.log_odds(_pixels(pictures.decoded))
+    raw, decoded = judge.log_odds(as_pixels(pictures.raw)), judge.log_odds(as_pixels(pictures.decoded))
     good = torch.cat([raw, decoded])
-    originals = torch.cat([_pixels(pictures.raw), _pixels(pictures.decoded)])
+    originals = torch.cat([as_pixels(pictures.raw), as_pixels(pictures.decoded)])
     strength = torch.rand(len(originals), generator=generator)
     corrupted = judge.log_odds(corrupt(originals, strength, generator))
-    damaged, damage = judge.log_odds(_pixels(pictures.damaged)), torch.from_numpy(pictures.damage)
+    damaged, damage = judge.log_odds(as_pixels(pictures.damaged)), torch.from_numpy(pictures.damage)
     levels = expected_level(good)
     return QualityReport(
         auc_corrupted=auc(good, corrupted[strength > _CLEARLY_DAMAGED]),
         auc_damaged=auc(good, damaged[damage > _CLEARLY_DAMAGED]),
         rank_correlation_corrupted=rank_correlation(corrupted, -strength),
         rank_correlation_damaged=rank_correlation(damaged, -damage),
-        auc_painted=auc(decoded, judge.log_odds(_pixels(pictures.painted))),
+        auc_painted=auc(decoded, judge.log_odds(as_pixels(pictures.painted))),
         auc_raw_over_decoded=auc(raw, decoded),
         good_mean=float(levels.mean()),
         good_std=float(levels.std()),

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from fashiondpo.contracts import Outfit
 from fashiondpo.errors import InvalidInput
-from fashiondpo.judges.features import ItemFeatures
+from fashiondpo.judges.item_features import ItemFeatures
 from fashiondpo.judges.vbpr import VBPR, VBPRConfig
 from fashiondpo.judges.weights import round_to_half
 from fashiondpo.outfits.model import DataSet

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from fashiondpo.judges.features import ItemFeatures
+from fashiondpo.judges.item_features import ItemFeatures
 from fashiondpo.judges.vbpr import VBPR
 from fashiondpo.outfits.model import Blank, DataSet
 from fashiondpo.pretraining.vbpr import (

@@ -7,7 +7,8 @@ from fastapi import FastAPI
 
 from fashiondpo.judges.compatibility import CompatibilityJudge
 from fashiondpo.judges.embeddings import CatalogueEmbeddings
-from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
+from fashiondpo.judges.features import OpenClipFeatures
+from fashiondpo.judges.item_features import CatalogueFeatures
 from fashiondpo.outfits.sources import load_data_set
 from fashiondpo.serving.judging import LoadedJudge, create_judge_app
 from fashiondpo.telemetry import Progress

@@ -6,7 +6,8 @@ import torch
 from fastapi import FastAPI
 
 from fashiondpo.judges.embeddings import CatalogueEmbeddings
-from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
+from fashiondpo.judges.features import OpenClipFeatures
+from fashiondpo.judges.item_features import CatalogueFeatures
 from fashiondpo.judges.personalization import PersonalizationJudge
 from fashiondpo.outfits.model import DataSet, History
 from fashiondpo.outfits.sources import load_data_set

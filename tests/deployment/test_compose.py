@@ -53,7 +53,7 @@ class Others(importlib.machinery.PathFinder):
         return None if name.split(".")[0] in gone else super().find_spec(name, *more)
 sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Others
 import fashiondpo.importing.published, fashiondpo.model_cache.fetching, fashiondpo.model_cache.hub
-import fashiondpo.judges.embedding, fashiondpo.judges.features, fashiondpo.outfits.sources
+import fashiondpo.judges.embedding, fashiondpo.judges.item_features, fashiondpo.outfits.sources
 import fashiondpo.pretraining.vbpr, fashiondpo.pretraining.vbpr_evaluation, fashiondpo.pretraining.vbpr_folder
 from fashiondpo.cli.main import main
 sys.argv = ["fashiondpo", "models", "list"]

@@ -19,7 +19,8 @@ from fashiondpo.judges.base import Judge, JudgeInput
 from fashiondpo.judges.compatibility import CompatibilityJudge
 from fashiondpo.judges.embedding import embed_catalogue
 from fashiondpo.judges.embeddings import CatalogueEmbeddings
-from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
+from fashiondpo.judges.features import OpenClipFeatures
+from fashiondpo.judges.item_features import CatalogueFeatures
 from fashiondpo.judges.personalization import PersonalizationJudge
 from fashiondpo.judges.vbpr import VBPR, VBPRConfig
 from fashiondpo.outfits.images import encode_png

@@ -86,7 +86,7 @@ class TestBadAdapter:
         assert not verdict.is_promoted
         assert verdict.reasons[0] == (
             "It pays with what it was not to touch, by more than the 0.1 σ allowed: "
-            "category_accuracy from 1.000 to 0.835 (-0.200 … -0.130)."
+            "category_accuracy by −0.20 to −0.13."
         )
 
     def test_is_refused_for_a_judge_that_has_no_weight_as_for_any_other(self):

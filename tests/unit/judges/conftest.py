@@ -1,6 +1,7 @@
 import pytest
 
-from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
+from fashiondpo.judges.features import OpenClipFeatures
+from fashiondpo.judges.item_features import CatalogueFeatures
 from fashiondpo.outfits.mini import world_data_set
 from fashiondpo.outfits.model import DataSet
 from tests.unit.judges.small_world import small_features, world

@@ -8,7 +8,8 @@ from structlog.testing import capture_logs
 from fashiondpo.errors import InvalidInput
 from fashiondpo.judges.base import Judge, JudgeInput
 from fashiondpo.judges.compatibility import CompatibilityJudge
-from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
+from fashiondpo.judges.features import OpenClipFeatures
+from fashiondpo.judges.item_features import CatalogueFeatures
 from fashiondpo.judges.vbpr import VBPR, VBPRConfig
 from fashiondpo.outfits.model import DataSet
 from tests.reference.judge_formulas import vbpr_score

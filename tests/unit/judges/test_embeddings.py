@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from fashiondpo.errors import Conflict, DataFileError, InvalidInput, MissingImages, UnknownItem
 from fashiondpo.judges.embedding import PARTIAL, PROGRESS, embed_catalogue
 from fashiondpo.judges.embeddings import MANIFEST, VECTORS, CatalogueEmbeddings
-from fashiondpo.judges.features import CatalogueFeatures
+from fashiondpo.judges.item_features import CatalogueFeatures
 from fashiondpo.outfits.catalogue import FolderCatalogue
 from fashiondpo.outfits.images import encode_png
 

@@ -7,7 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from fashiondpo.errors import InvalidBundle, InvalidInput, UnknownItem
-from fashiondpo.judges.features import CatalogueFeatures, ImageFeatures, OpenClipFeatures, catalogue_features
+from fashiondpo.judges.features import ImageFeatures, OpenClipFeatures
+from fashiondpo.judges.item_features import CatalogueFeatures, catalogue_features
 from fashiondpo.judges.pixels import square_batch
 from fashiondpo.outfits.model import DataSet
 from fashiondpo.pretraining.clip import build_clip

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from fashiondpo.judges.base import Judge, JudgeInput
-from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
+from fashiondpo.judges.features import OpenClipFeatures
+from fashiondpo.judges.item_features import CatalogueFeatures
 from fashiondpo.judges.personalization import PersonalizationJudge
 from fashiondpo.outfits.model import DataSet, History
 from tests.reference.judge_formulas import cosine

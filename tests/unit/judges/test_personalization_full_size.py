@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fashiondpo.judges.base import JudgeInput
-from fashiondpo.judges.features import CatalogueFeatures
+from fashiondpo.judges.item_features import CatalogueFeatures
 from fashiondpo.judges.personalization import PersonalizationJudge
 from fashiondpo.outfits.model import Blank, DataSet, Image
 from tests.reference.judge_formulas import cosine

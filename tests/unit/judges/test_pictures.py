@@ -9,7 +9,8 @@ import torch
 from fashiondpo.contracts import ArtifactRef, CandidateSet, Outfit, SamplerSettings, content_ref
 from fashiondpo.judges.base import JudgeInput
 from fashiondpo.judges.compatibility import CompatibilityJudge
-from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
+from fashiondpo.judges.features import OpenClipFeatures
+from fashiondpo.judges.item_features import CatalogueFeatures
 from fashiondpo.judges.personalization import PersonalizationJudge
 from fashiondpo.judges.vbpr import VBPR, VBPRConfig
 from fashiondpo.offline import judge_inputs

@@ -10,8 +10,9 @@ import torch
 
 from fashiondpo.evaluation.distributions import ReferenceSet
 from fashiondpo.judges.compatibility import CompatibilityJudge
-from fashiondpo.judges.features import CatalogueFeatures, OpenClipFeatures
+from fashiondpo.judges.features import OpenClipFeatures
 from fashiondpo.judges.held_out import HeldOutConfig, HeldOutJudge, HeldOutNet
+from fashiondpo.judges.item_features import CatalogueFeatures
 from fashiondpo.judges.personalization import PersonalizationJudge
 from fashiondpo.judges.quality import MiniQualityJudge, QualityConfig, QualityNet
 from fashiondpo.judges.vbpr import VBPR, VBPRConfig

@@ -16,7 +16,7 @@ from fashiondpo.errors import Unavailable
 from fashiondpo.evaluation.distributions import frechet_distance, inception_score, kernel_distance
 from fashiondpo.evaluation.paper_table import Measured, Task
 from fashiondpo.judges.base import JudgeInput, Unscored, to_scores
-from fashiondpo.judges.features import CatalogueFeatures
+from fashiondpo.judges.item_features import CatalogueFeatures
 from fashiondpo.judges.pixels import square_batch
 from fashiondpo.outfits.colour import is_harmonious, measured_colour
 from fashiondpo.outfits.images import encode_png

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fashiondpo.judges.base import JudgeInput
-from fashiondpo.judges.features import CatalogueFeatures
+from fashiondpo.judges.item_features import CatalogueFeatures
 from fashiondpo.judges.personalization import PersonalizationJudge
 from fashiondpo.outfits.mini import world_data_set
 from fashiondpo.outfits.model import DataSet, History

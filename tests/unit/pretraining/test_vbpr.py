@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fashiondpo.errors import InvalidInput
-from fashiondpo.judges.features import CatalogueFeatures
+from fashiondpo.judges.item_features import CatalogueFeatures
 from fashiondpo.judges.vbpr import VBPR, VBPRConfig
 from fashiondpo.outfits.mini import world_data_set
 from fashiondpo.outfits.model import DataSet

@@ -26,18 +26,9 @@ from fashiondpo.training.memory import (
 from fashiondpo.training.precision import prepare_policy
 from fashiondpo.training.trainer import PreferenceTrainer
 from tests.tiny_models import build_tiny_bundle, random_adapter
-from tests.tiny_rounds import NFT, SETTINGS, blanks, changed, preference_sets, recorded, same_weights
+from tests.tiny_rounds import NFT, SETTINGS, blanks, changed, preference_sets, recorded, same_weights, trained
 
 (REQUEST,) = blank_requests(blanks(1), prefix="r", candidates=3, seed=0)
-
-
-def trained(trajectories, settings, folder, **options):
-    """The adapter of a whole run over a fresh bundle."""
-    trainer = PreferenceTrainer(build_tiny_bundle(), preference_sets(trajectories), settings, folder)
-    try:
-        return trainer.run(**options)
-    finally:
-        trainer.close()
 
 
 class TestMemory:

@@ -9,18 +9,9 @@ from fashiondpo.errors import TrainingDiverged
 from fashiondpo.training.optimizer import PolicyOptimizer
 from fashiondpo.training.trainer import PreferenceTrainer
 from tests.tiny_models import build_tiny_bundle
-from tests.tiny_rounds import NFT, SETTINGS, changed, preference_sets, same_weights
+from tests.tiny_rounds import NFT, SETTINGS, changed, preference_sets, same_weights, trained
 
 OBJECTIVES = pytest.mark.parametrize("settings", [SETTINGS, NFT], ids=["d3po", "diffusion_nft"])
-
-
-def trained(trajectories, settings, folder, **options):
-    """The adapter of a whole run over a fresh bundle."""
-    trainer = PreferenceTrainer(build_tiny_bundle(), preference_sets(trajectories), settings, folder)
-    try:
-        return trainer.run(**options)
-    finally:
-        trainer.close()
 
 
 def first_gradient(trajectories, settings, folder):

@@ -21,16 +21,7 @@ from fashiondpo.training.plan import plan_updates, random_steps
 from fashiondpo.training.processes import Processes
 from fashiondpo.training.trainer import PreferenceTrainer
 from tests.tiny_models import build_tiny_bundle
-from tests.tiny_rounds import NFT, PAIRS, SETTINGS, changed, preference_sets, same_weights
-
-
-def trained(trajectories, settings, folder, **options):
-    """The adapter of a whole run over a fresh bundle."""
-    trainer = PreferenceTrainer(build_tiny_bundle(), preference_sets(trajectories), settings, folder)
-    try:
-        return trainer.run(**options)
-    finally:
-        trainer.close()
+from tests.tiny_rounds import NFT, PAIRS, SETTINGS, changed, preference_sets, same_weights, trained
 
 
 class TestDefaultPath:

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from fashiondpo.contracts import AdapterRef
@@ -205,13 +204,3 @@ class TestLearning:
         trainer.run(progress=lambda done, total, figures: told.append((done, total, sorted(figures))))
         names = ["clipped_fraction", "grad_norm", "implicit_accuracy", "kl", "loss", "margin", "seconds"]
         assert told == [(i, 4, names) for i in range(1, 5)]
-
-
-PLANS = st.builds(
-    lambda **chosen: TrainSettings(**chosen),
-    passes=st.integers(1, 3),
-    outfits_per_update=st.integers(1, 5),
-    steps_per_outfit=st.none() | st.integers(1, 8),
-    is_accumulated=st.booleans(),
-    seed=st.integers(0, 5),
-)
