@@ -82,9 +82,9 @@ def _costs_nothing_else(comparison: Comparison, allowed: float) -> tuple[bool, s
     figures = {n: f for n, f in {**comparison.judges, **comparison.held_out}.items() if n not in BASELINES}
     fallen = {name: figure for name, figure in figures.items() if _least_fall(figure) > allowed * figure.sigma}
     if not fallen:
-        return True, (
-            f"None of {len(figures)} judges and held-out figures is shown to fall by more than the {allowed:g} σ allowed."
-        )
+        held_out = len(figures) - len(comparison.judges)
+        measured = f"{len(comparison.judges)} judges" + (f" and {held_out} held-out figures" if held_out else "")
+        return True, f"None of {measured} is shown to fall by more than the {allowed:g} σ allowed."
     told = ", ".join(f"{name} by {span(figure.interval, decimals(figure))}" for name, figure in fallen.items())
     return False, f"It pays with what it was not to touch, by more than the {allowed:g} σ allowed: {told}."
 

@@ -47,8 +47,13 @@ class TestGoodAdapter:
             "It wins on 100.0% of the outfits; the lower confidence bound, 100.0%, is above 50.0%.",
             "Its candidates differ from each other 100.0% as much as before, at least the 90.0% asked for.",
             "It was compared on 60 held-out outfits, at least the 30 asked for.",
-            "None of 3 judges and held-out figures is shown to fall by more than the 0.1 σ allowed.",
+            "None of 3 judges is shown to fall by more than the 0.1 σ allowed.",
         )
+
+    def test_is_told_of_held_out_figures_where_there_are_any(self):
+        measured = {name: figure(-0.01, 0.01) for name in ("harmony", "palette", MISMATCHED)}
+        told = decide(figures(judges={"quality": figure(0.1, 0.2)}, held_out=measured)).reasons[-1]
+        assert told.startswith("None of 1 judges and 2 held-out figures is shown to fall")
 
     def test_keeps_the_figures_that_decided(self, comparison):
         made = comparison(0.5)
